@@ -1,0 +1,1 @@
+//! Filters, in containerd's syntax.
