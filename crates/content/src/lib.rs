@@ -4,10 +4,19 @@
 //! A store knows no namespaces and no labels; `davit-index` adds both.
 //! Everything here blocks; a caller in async code crosses over once.
 
-use std::io;
 use std::time::SystemTime;
 
-use davit_types::{Digest, ErrorKind, Kind};
+use davit_types::Digest;
+
+mod error;
+mod reader;
+mod store;
+mod writer;
+
+pub use error::Error;
+pub use reader::Reader;
+pub use store::LocalStore;
+pub use writer::Writer;
 
 /// What the store knows of a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,9 +4,16 @@
 //! Which snapshot is whose parent, and what it is called, is kept in the
 //! index; a backend sees ids alone. Everything here blocks.
 
-use std::path::PathBuf;
+use davit_types::{Labels, Mount};
 
-use davit_types::Mount;
+pub mod conformance;
+mod error;
+mod native;
+mod overlay;
+
+pub use error::Error;
+pub use native::Native;
+pub use overlay::{Overlay, OverlayConfig};
 
 /// What a snapshot's directory is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,14 +35,65 @@ pub struct Usage {
     pub size: u64,
 }
 
-/// The id of a snapshot's directory: never reused while anything refers to it.
+/// The id of a snapshot's directory: given out by the index, never reused
+/// while anything refers to it.
 pub type SnapshotId = u64;
 
+/// The label that carries a snapshot's user id mapping,
+/// `container:host:length`, comma-separated.
+pub const LABEL_UID_MAPPING: &str = "containerd.io/snapshot/uidmapping";
+/// The label that carries a snapshot's group id mapping.
+pub const LABEL_GID_MAPPING: &str = "containerd.io/snapshot/gidmapping";
+
 /// One way of storing snapshots.
+///
+/// `parents` is always the whole chain, nearest first, and every one of them
+/// is committed. `labels` are those of the snapshot itself. A caller calls
+/// [`create`](Self::create) before it writes the id to the index, and
+/// [`remove`](Self::remove) after it has deleted it from there (or when
+/// writing it failed).
 pub trait Backend: Send + Sync {
     /// The snapshotter's name, as clients ask for it: `overlayfs`.
     fn name(&self) -> &'static str;
-}
 
-#[doc(hidden)]
-pub type Placeholder = (PathBuf, Mount);
+    /// Makes the directory of snapshot `id`. `kind` is `View` or `Active`.
+    /// After a failure nothing of it is left.
+    fn create(
+        &self,
+        id: SnapshotId,
+        kind: SnapshotKind,
+        parents: &[SnapshotId],
+        labels: &Labels,
+    ) -> Result<(), Error>;
+
+    /// What to mount to see the snapshot. Touches no disk.
+    fn mounts(
+        &self,
+        id: SnapshotId,
+        kind: SnapshotKind,
+        parents: &[SnapshotId],
+        labels: &Labels,
+    ) -> Result<Vec<Mount>, Error>;
+
+    /// Measures the snapshot; hard links count once.
+    fn usage(&self, id: SnapshotId) -> Result<Usage, Error>;
+
+    /// Says that the active snapshot `id` is written, brings it to the disk
+    /// and measures it. It keeps its id.
+    fn commit(&self, id: SnapshotId) -> Result<Usage, Error>;
+
+    /// Makes the snapshot's directory unreachable at once and removes it.
+    /// Succeeds when there is none.
+    fn remove(&self, id: SnapshotId) -> Result<(), Error>;
+
+    /// Removes every directory that is neither in `live` nor made by this
+    /// process and not yet seen in `live`: what a crash has left over.
+    /// Goes on after a failure and reports the first.
+    fn cleanup(&self, live: &[SnapshotId]) -> Result<(), Error>;
+
+    /// Labels that the backend adds to what clients see of a snapshot.
+    fn labels(&self, id: SnapshotId) -> Labels {
+        let _ = id;
+        Labels::new()
+    }
+}

@@ -1,0 +1,55 @@
+//! What can go wrong with a snapshot's directory.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use davit_types::{ErrorKind, Kind};
+
+/// A failed operation of a backend.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The directory cannot hold this kind of snapshots.
+    #[error("{}: {why}", path.display())]
+    Unsupported {
+        /// The backend's directory.
+        path: PathBuf,
+        /// What it lacks.
+        why: String,
+    },
+    /// A mapping label that is not `container:host:length,…`.
+    #[error("failed to unmarshal snapshot ID mapped labels: {0}: invalid argument")]
+    InvalidMapping(String),
+    /// The file system said no.
+    #[error("{operation} {}", path.display())]
+    Io {
+        /// What was attempted.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Wraps `source` for use in `map_err`.
+    pub(crate) fn io<E: Into<io::Error>>(
+        operation: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(E) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { operation, path, source: source.into() }
+    }
+}
+
+impl Kind for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Unsupported { .. } => ErrorKind::Unimplemented,
+            Self::InvalidMapping(_) => ErrorKind::InvalidArgument,
+            Self::Io { source, .. } => ErrorKind::of_io(source),
+        }
+    }
+}
