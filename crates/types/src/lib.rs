@@ -8,6 +8,7 @@
 mod descriptor;
 mod digest;
 mod error;
+#[cfg(feature = "filter")]
 pub mod filter;
 mod id;
 pub mod labels;
