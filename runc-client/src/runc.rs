@@ -1,0 +1,199 @@
+//! The client's settings, and the command lines that follow from them.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::spawn::{Spawner, TokioSpawner};
+
+/// Variables by which a service's supervisor talks to the service. A runtime
+/// acts on some of them (runc passes LISTEN_FDS and NOTIFY_SOCKET into the
+/// container), so it gets none.
+const SUPERVISOR_VARIABLES: [&str; 8] = [
+    "NOTIFY_SOCKET",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "MAINPID",
+    "FDSTORE",
+];
+
+/// The form of the runtime's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// Lines for people.
+    Text,
+}
+
+/// Whether the runtime works without being root (`--rootless`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rootless {
+    /// Decided by the runtime.
+    Auto,
+    /// Yes.
+    True,
+    /// No.
+    False,
+}
+
+/// A runtime binary and how to call it.
+///
+/// Cheap to make and to clone; it holds no process and no descriptor. One call
+/// is one process. All calls must be made inside a tokio runtime with I/O
+/// enabled, and with time enabled where a limit is set.
+///
+/// Dropping a call's future kills the runtime process with SIGKILL and reaps
+/// it. What it had made by then is left: see [`Runc::delete`] with `force`.
+#[derive(Clone, Debug)]
+pub struct Runc {
+    pub(crate) binary: PathBuf,
+    pub(crate) root: Option<PathBuf>,
+    pub(crate) log: Option<PathBuf>,
+    pub(crate) log_format: LogFormat,
+    pub(crate) debug: bool,
+    pub(crate) systemd_cgroup: bool,
+    pub(crate) rootless: Option<Rootless>,
+    pub(crate) extra_args: Vec<OsString>,
+    pub(crate) working_dir: Option<PathBuf>,
+    pub(crate) temp_dir: Option<PathBuf>,
+    pub(crate) env: Vec<(OsString, OsString)>,
+    pub(crate) parent_death_signal: Option<i32>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) spawner: Arc<dyn Spawner>,
+}
+
+impl Runc {
+    /// A client of `binary`: a name that is looked up in `PATH`, or a path.
+    /// Nothing is run yet.
+    pub fn new(binary: impl Into<PathBuf>) -> Self {
+        Self {
+            binary: binary.into(),
+            root: None,
+            log: None,
+            log_format: LogFormat::default(),
+            debug: false,
+            systemd_cgroup: false,
+            rootless: None,
+            extra_args: Vec::new(),
+            working_dir: None,
+            temp_dir: None,
+            env: Vec::new(),
+            parent_death_signal: None,
+            timeout: None,
+            spawner: Arc::new(TokioSpawner),
+        }
+    }
+
+    /// Directory of the runtime's state (`--root`); the runtime's own default otherwise.
+    #[must_use]
+    pub fn root(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.root = Some(dir.into());
+        self
+    }
+
+    /// File that the runtime appends its log to. Without one, calls whose
+    /// stderr belongs to a container use a private temporary file.
+    #[must_use]
+    pub fn log(mut self, file: impl Into<PathBuf>) -> Self {
+        self.log = Some(file.into());
+        self
+    }
+
+    /// Form of the log; JSON by default. Errors are read from either form.
+    #[must_use]
+    pub fn log_format(mut self, format: LogFormat) -> Self {
+        self.log_format = format;
+        self
+    }
+
+    /// Lets the runtime log what it does.
+    #[must_use]
+    pub fn debug(mut self, debug: bool) -> Self {
+        self.debug = debug;
+        self
+    }
+
+    /// Lets systemd manage cgroups.
+    #[must_use]
+    pub fn systemd_cgroup(mut self, systemd: bool) -> Self {
+        self.systemd_cgroup = systemd;
+        self
+    }
+
+    /// Tells the runtime whether to work without being root.
+    #[must_use]
+    pub fn rootless(mut self, rootless: Rootless) -> Self {
+        self.rootless = Some(rootless);
+        self
+    }
+
+    /// Adds a global argument, put before the operation's name.
+    #[must_use]
+    pub fn extra_arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.extra_args.push(arg.into());
+        self
+    }
+
+    /// Directory that the runtime is run in; the caller's by default.
+    #[must_use]
+    pub fn working_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.working_dir = Some(dir.into());
+        self
+    }
+
+    /// Directory for private temporary files (process specifications, logs);
+    /// the system's by default. On a tmpfs is best.
+    #[must_use]
+    pub fn temp_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.temp_dir = Some(dir.into());
+        self
+    }
+
+    /// Sets a variable in the runtime's environment, which is the caller's
+    /// without the variables of a service supervisor (`NOTIFY_SOCKET`,
+    /// `LISTEN_FDS` and so on).
+    #[must_use]
+    pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Signal that the runtime process gets when the *thread* that started it
+    /// ends, which on a multi-thread runtime is not when the program ends: set
+    /// it only where that thread lives as long as the program.
+    ///
+    /// The command is run through `setpriv --pdeathsig` (util-linux 2.33).
+    #[must_use]
+    pub fn parent_death_signal(mut self, signal: i32) -> Self {
+        self.parent_death_signal = Some(signal);
+        self
+    }
+
+    /// Time limit of each call, except for those that last as long as a
+    /// container does (run, exec and restore without `detach`, events). None by
+    /// default. When it is exceeded the runtime process is killed and reaped,
+    /// and what a create, run or restore had made is deleted.
+    #[must_use]
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+
+    /// Starts processes with `spawner` in place of [`TokioSpawner`].
+    #[must_use]
+    pub fn spawner(mut self, spawner: Arc<dyn Spawner>) -> Self {
+        self.spawner = spawner;
+        self
+    }
+
+    /// The runtime, as given to [`Runc::new`].
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+}
