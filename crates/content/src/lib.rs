@@ -9,11 +9,15 @@ use std::time::SystemTime;
 use davit_types::Digest;
 
 mod error;
+mod hash;
+mod ingest;
 mod reader;
 mod store;
+mod timestamp;
 mod writer;
 
 pub use error::Error;
+pub use hash::{Hasher, digest};
 pub use reader::Reader;
 pub use store::LocalStore;
 pub use writer::Writer;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 /// A blob, open. Reads need no position, so one reader serves many threads.
 #[derive(Debug)]
@@ -11,6 +12,11 @@ pub struct Reader {
 }
 
 impl Reader {
+    pub(crate) fn new(file: File) -> io::Result<Self> {
+        let size = file.metadata()?.len();
+        Ok(Self { file, size })
+    }
+
     /// The blob's length in bytes.
     pub fn size(&self) -> u64 {
         self.size
@@ -19,7 +25,16 @@ impl Reader {
     /// Reads into `buffer` from `offset`; fewer bytes than asked for at the
     /// end of the blob, 0 behind it.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        std::os::unix::fs::FileExt::read_at(&self.file, buffer, offset)
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
     }
 
     /// The file itself, positioned at its start, for passing to a process.

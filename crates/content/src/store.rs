@@ -1,10 +1,15 @@
 //! The store on a local file system.
 
-use std::path::Path;
+use std::fs::{self, File, FileTimes, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use davit_types::{Algorithm, Digest};
 
-use crate::{BlobInfo, Error, IngestStatus, Reader, Writer};
+use crate::ingest::{Ingest, make_dir};
+use crate::writer::{Lock, Locks};
+use crate::{BlobInfo, Error, IngestStatus, Reader, Writer, hash};
 
 /// A content store below one directory:
 /// `blobs/<algorithm>/<hex>` and `ingest/<sha256 of ref>/{data,ref,startedat,updatedat,total}`.
@@ -12,28 +17,46 @@ use crate::{BlobInfo, Error, IngestStatus, Reader, Writer};
 /// Cheap to share behind an `Arc`; every method may be called from any thread.
 /// One process at a time may use a directory for writing.
 #[derive(Debug)]
-pub struct LocalStore {}
+pub struct LocalStore {
+    root: PathBuf,
+    locks: Locks,
+}
 
 impl LocalStore {
     /// Opens the store below `root`, which is made when it is missing.
+    /// Half-removed ingests of an earlier process are removed.
     pub fn open(root: &Path) -> Result<Self, Error> {
-        let _ = root;
-        todo!()
+        for dir in [root, &root.join("blobs"), &root.join("ingest")] {
+            make_dir(dir)?;
+        }
+        let store = Self { root: root.to_owned(), locks: Locks::default() };
+        for path in store.ingest_dirs()? {
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
+            }
+        }
+        Ok(store)
     }
 
     /// Begins or resumes the ingest `reference` and locks it until the writer
     /// is committed or dropped. `total` is the size expected, 0 if unknown.
     ///
     /// With `expected`, a blob that exists is [`Error::AlreadyExists`], and
-    /// the hash function is that of the digest.
+    /// the hash function is that of the digest. A second writer is
+    /// [`Error::Locked`].
     pub fn open_writer(
         &self,
         reference: &str,
         total: u64,
         expected: Option<&Digest>,
     ) -> Result<Writer, Error> {
-        let _ = (reference, total, expected);
-        todo!()
+        if let Some(digest) = expected
+            && self.blob_path(digest).exists()
+        {
+            return Err(Error::AlreadyExists(digest.clone()));
+        }
+        let algorithm = expected.map_or(Algorithm::Sha256, Digest::algorithm);
+        self.open_writer_for(reference, total, algorithm)
     }
 
     /// Like [`open_writer`](Self::open_writer), without asking whether the
@@ -45,54 +68,127 @@ impl LocalStore {
         total: u64,
         algorithm: Algorithm,
     ) -> Result<Writer, Error> {
-        let _ = (reference, total, algorithm);
-        todo!()
+        if reference.is_empty() {
+            return Err(Error::EmptyReference);
+        }
+        let lock = Lock::take(&self.locks, reference)?;
+        let blobs = self.root.join("blobs");
+        Writer::open(lock, self.ingest(reference), blobs, total, algorithm)
     }
 
     /// Where an ingest stands.
     pub fn status(&self, reference: &str) -> Result<IngestStatus, Error> {
-        let _ = reference;
-        todo!()
+        self.ingest(reference).status()?.ok_or_else(|| Error::NoIngest(reference.to_owned()))
     }
 
-    /// Where all ingests stand, in no order.
+    /// Where all ingests stand, in no order. One that is being made or
+    /// removed at this moment is left out.
     pub fn list_statuses(&self) -> Result<Vec<IngestStatus>, Error> {
-        todo!()
+        let mut statuses = Vec::new();
+        for path in self.ingest_dirs()? {
+            statuses.extend(Ingest { path }.status()?);
+        }
+        Ok(statuses)
     }
 
     /// Throws an ingest away. One that is being written is taken from under
     /// its writer, whose commit then fails.
     pub fn abort(&self, reference: &str) -> Result<(), Error> {
-        let _ = reference;
-        todo!()
+        match self.ingest(reference).remove()? {
+            true => Ok(()),
+            false => Err(Error::NoIngest(reference.to_owned())),
+        }
     }
 
     /// What is known of a blob.
     pub fn info(&self, digest: &Digest) -> Result<BlobInfo, Error> {
-        let _ = digest;
-        todo!()
+        let path = self.blob_path(digest);
+        let meta = fs::metadata(&path).map_err(not_found_or("stat", &path, digest))?;
+        info_of(digest.clone(), &meta, &path)
     }
 
     /// Opens a blob for reading.
     pub fn reader(&self, digest: &Digest) -> Result<Reader, Error> {
-        let _ = digest;
-        todo!()
+        let path = self.blob_path(digest);
+        File::open(&path).and_then(Reader::new).map_err(not_found_or("open", &path, digest))
     }
 
     /// Removes a blob. Open readers keep what they have.
     pub fn delete(&self, digest: &Digest) -> Result<(), Error> {
-        let _ = digest;
-        todo!()
+        let path = self.blob_path(digest);
+        fs::remove_file(&path).map_err(not_found_or("remove", &path, digest))
     }
 
-    /// All blobs, in the order of their digests.
+    /// All blobs, in the order of their digests. Files that are no blobs are
+    /// left out, with a warning.
     pub fn walk(&self) -> Result<Vec<BlobInfo>, Error> {
-        todo!()
+        let mut blobs = Vec::new();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha384, Algorithm::Sha512] {
+            let dir = self.root.join("blobs").join(algorithm.as_str());
+            for path in entries(&dir)? {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let Ok(digest) = format!("{}:{name}", algorithm.as_str()).parse::<Digest>() else {
+                    log::warn!(path:% = path.display(); "not the name of a blob");
+                    continue;
+                };
+                match self.info(&digest) {
+                    Ok(info) => blobs.push(info),
+                    Err(Error::NotFound(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        blobs.sort_unstable_by(|a, b| a.digest.cmp(&b.digest));
+        Ok(blobs)
     }
 
     /// Says that a blob was used: sets its `updated_at` to now.
     pub fn touch(&self, digest: &Digest) -> Result<BlobInfo, Error> {
-        let _ = digest;
-        todo!()
+        let path = self.blob_path(digest);
+        let now = SystemTime::now();
+        File::open(&path)
+            .and_then(|file| file.set_times(FileTimes::new().set_accessed(now)))
+            .map_err(not_found_or("touch", &path, digest))?;
+        self.info(digest)
+    }
+
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
+    }
+
+    fn ingest(&self, reference: &str) -> Ingest {
+        let name = hash::digest(Algorithm::Sha256, reference.as_bytes());
+        Ingest { path: self.root.join("ingest").join(name.hex()) }
+    }
+
+    fn ingest_dirs(&self) -> Result<Vec<PathBuf>, Error> {
+        entries(&self.root.join("ingest"))
+    }
+}
+
+/// The paths in a directory; none when it does not exist.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let list = match fs::read_dir(dir) {
+        Ok(list) => list,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io("list", dir)(error)),
+    };
+    list.map(|entry| entry.map(|entry| entry.path()).map_err(Error::io("list", dir))).collect()
+}
+
+fn info_of(digest: Digest, meta: &Metadata, path: &Path) -> Result<BlobInfo, Error> {
+    let created_at = meta.modified().map_err(Error::io("stat", path))?;
+    let updated_at = meta.accessed().map_err(Error::io("stat", path))?;
+    Ok(BlobInfo { digest, size: meta.len(), created_at, updated_at })
+}
+
+fn not_found_or(
+    operation: &'static str,
+    path: &Path,
+    digest: &Digest,
+) -> impl FnOnce(io::Error) -> Error {
+    move |error| match error.kind() {
+        io::ErrorKind::NotFound => Error::NotFound(digest.clone()),
+        _ => Error::io(operation, path)(error),
     }
 }
