@@ -20,6 +20,7 @@ pub mod snapshots;
 pub mod tasks;
 pub mod version;
 
+use davit_index::LeaseId;
 use davit_types::{ErrorKind, Kind, Namespace};
 use tonic::{Code, Request, Status};
 
@@ -46,8 +47,8 @@ pub fn namespace<T>(request: &Request<T>) -> Result<Namespace, Status> {
 
 /// The lease that is to hold what a call makes; `None` when the caller named
 /// none, or an empty one. Whether it exists is the index's question.
-pub fn lease<T>(request: &Request<T>) -> Option<String> {
-    header(request, LEASE_HEADER).filter(|id| !id.is_empty()).map(str::to_owned)
+pub fn lease<T>(request: &Request<T>) -> Option<LeaseId> {
+    header(request, LEASE_HEADER).filter(|id| !id.is_empty()).map(LeaseId::new)
 }
 
 fn header<'a, T>(request: &'a Request<T>, key: &str) -> Option<&'a str> {
@@ -136,7 +137,7 @@ mod tests {
     fn an_empty_lease_is_none() {
         assert_eq!(lease(&Request::new(())), None);
         assert_eq!(lease(&with(LEASE_HEADER, "")), None);
-        assert_eq!(lease(&with(LEASE_HEADER, "l1")).as_deref(), Some("l1"));
+        assert_eq!(lease(&with(LEASE_HEADER, "l1")), Some(LeaseId::new("l1")));
     }
 
     #[tokio::test]
