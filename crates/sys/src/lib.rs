@@ -1,1 +1,14 @@
-//! Under construction.
+//! System calls that safe crates do not offer. The only crate of Davit with
+//! unsafe code; each block says why it is sound.
+//!
+//! Everything is synchronous. Errors name the operation and the path.
+
+pub mod cgroup;
+mod error;
+pub mod fifo;
+pub mod mount;
+pub mod process;
+pub mod socket;
+pub mod terminal;
+
+pub use error::{Error, Result};

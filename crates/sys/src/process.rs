@@ -1,0 +1,190 @@
+//! Processes: the subreaper, collecting exits, pidfds.
+//!
+//! A pidfd names one process for as long as it is open, a pid only until the
+//! process is reaped; signals to anything that is not the caller's own unreaped
+//! child go through a [`PidFd`].
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
+use crate::{Error, Result};
+
+/// A child that has been waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reaped {
+    /// Its process id, free for reuse from now on.
+    pub pid: u32,
+    /// The exit code, or 128 + the signal's number.
+    pub status: u32,
+}
+
+/// Makes this process the parent of its descendants' orphans
+/// (`PR_SET_CHILD_SUBREAPER`).
+///
+/// # Errors
+/// The kernel's.
+pub fn set_subreaper() -> io::Result<()> {
+    nix::sys::prctl::set_child_subreaper(true).map_err(io::Error::from)
+}
+
+/// Collects one exited child, whichever. `None` when none has exited or there
+/// is no child.
+pub fn reap_any() -> Option<Reaped> {
+    wait(libc::P_ALL, 0).ok().flatten()
+}
+
+/// One waitid(2) that waits for nothing. Called directly because the safe
+/// wrapper loses the exit of a process killed by a real-time signal.
+fn wait(id_type: libc::idtype_t, id: u32) -> io::Result<Option<Reaped>> {
+    loop {
+        // SAFETY: siginfo_t is plain data for which all zeroes is valid.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the kernel writes one siginfo_t, which outlives the call.
+        let result =
+            unsafe { libc::waitid(id_type, id, &raw mut info, libc::WEXITED | libc::WNOHANG) };
+        if result != 0 {
+            match io::Error::last_os_error() {
+                e if e.kind() == io::ErrorKind::Interrupted => continue,
+                e => return Err(e),
+            }
+        }
+        // SAFETY: waitid filled in the fields of SIGCHLD, or left zeroes.
+        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        let status = match info.si_code {
+            libc::CLD_EXITED => status as u32,
+            _ => 128 + status as u32,
+        };
+        return Ok((pid != 0).then_some(Reaped { pid: pid as u32, status }));
+    }
+}
+
+/// Whether `pid` is a child of this process that has not exited. Waits for
+/// nothing and reaps nothing.
+pub fn is_living_child(pid: u32) -> bool {
+    let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::WEXITED;
+    matches!(waitid(Id::Pid(Pid::from_raw(pid as i32)), flags), Ok(WaitStatus::StillAlive))
+}
+
+/// A file descriptor that stands for one process. Readable (polls as
+/// readable) once the process has exited.
+#[derive(Debug)]
+pub struct PidFd {
+    fd: OwnedFd,
+    pid: u32,
+}
+
+impl PidFd {
+    /// Opens the process that has this pid now.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    pub fn open(pid: u32) -> Result<Self> {
+        // SAFETY: the call takes two integers and touches no memory of ours.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
+        if fd < 0 {
+            return Err(Error::process("pidfd_open", pid, io::Error::last_os_error()));
+        }
+        // SAFETY: the kernel just returned this descriptor to us alone.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        Ok(Self { fd, pid })
+    }
+
+    /// The pid it was opened with.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Sends a signal; 0 only checks.
+    ///
+    /// # Errors
+    /// `NotFound` when the process has exited, `InvalidArgument` for a number
+    /// that is no signal.
+    pub fn send_signal(&self, signal: i32) -> Result<()> {
+        // SAFETY: a null siginfo is documented to mean "as kill(2) does";
+        // the descriptor is open as long as `self` is.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.fd.as_raw_fd(),
+                signal,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+        match result {
+            0 => Ok(()),
+            _ => Err(Error::process("pidfd_send_signal", self.pid, io::Error::last_os_error())),
+        }
+    }
+
+    /// Collects the process if it is a child and has exited. `None` while it
+    /// runs.
+    ///
+    /// # Errors
+    /// `ECHILD` when it is no child, or was collected elsewhere.
+    pub fn try_wait(&self) -> Result<Option<Reaped>> {
+        wait(libc::P_PIDFD, self.fd.as_raw_fd() as u32)
+            .map_err(|e| Error::process("waitid", self.pid, e))
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Sets how readily the kernel kills `pid` when memory is short, -1000 to
+/// 1000 (`/proc/PID/oom_score_adj`).
+///
+/// # Errors
+/// Lowering needs CAP_SYS_RESOURCE.
+pub fn set_oom_score_adj(pid: u32, score: i32) -> Result<()> {
+    let path = format!("/proc/{pid}/oom_score_adj");
+    std::fs::write(&path, score.to_string()).map_err(|e| Error::path("write", path, e))
+}
+
+/// Reads what [`set_oom_score_adj`] sets.
+///
+/// # Errors
+/// When there is no such process.
+pub fn oom_score_adj(pid: u32) -> Result<i32> {
+    let path = format!("/proc/{pid}/oom_score_adj");
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::path("read", &path, e))?;
+    text.trim()
+        .parse()
+        .map_err(|_| Error::Malformed { path: path.into(), reason: format!("{text:?}") })
+}
+
+/// Puts this process into a core-scheduling group of its own
+/// (`PR_SCHED_CORE_CREATE` for the process group), so that it shares no CPU
+/// core with strangers.
+///
+/// # Errors
+/// `ENODEV` or `EINVAL` where the kernel or the CPU has no such thing.
+pub fn create_sched_core() -> Result<()> {
+    const PIDTYPE_PGID: libc::c_ulong = 2;
+    // SAFETY: with these arguments the call takes integers only.
+    let result = unsafe {
+        libc::prctl(libc::PR_SCHED_CORE, libc::PR_SCHED_CORE_CREATE, 0, PIDTYPE_PGID, 0)
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(Error::call("prctl PR_SCHED_CORE", io::Error::last_os_error())),
+    }
+}
+
+/// Gives freed heap memory back to the kernel. Worth calling once after
+/// start-up, before a process settles down to wait. A no-op with C libraries
+/// other than glibc.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: glibc's malloc_trim takes its own locks and frees only what is
+    // free already.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
