@@ -64,7 +64,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     grpc(&out)?;
     #[cfg(feature = "ttrpc")]
     ttrpc(&out)?;
-    let _ = Path::new(&out);
     Ok(())
 }
 
@@ -80,15 +79,13 @@ fn grpc(out: &Path) -> Result<(), Box<dyn Error>> {
         // Blobs pass through without being copied out of their frame.
         .bytes([".containerd.services.content.v1"])
         .include_file("grpc.rs");
-    tonic_prost_build::configure()
-        .out_dir(out)
-        .compile_fds_with_config(files, config)?;
+    tonic_prost_build::configure().out_dir(out).compile_fds_with_config(files, config)?;
     Ok(())
 }
 
-/// Writes `ttrpc/mod.rs`, and one file per definition.
+/// Writes `ttrpc/mod.rs`, one file per definition, and `full_names.rs`.
 #[cfg(feature = "ttrpc")]
-fn ttrpc(_out: &Path) -> Result<(), Box<dyn Error>> {
+fn ttrpc(out: &Path) -> Result<(), Box<dyn Error>> {
     protobuf_codegen::Codegen::new()
         .pure()
         .include(ROOT)
@@ -96,5 +93,28 @@ fn ttrpc(_out: &Path) -> Result<(), Box<dyn Error>> {
         .customize(protobuf_codegen::Customize::default().lite_runtime(true).gen_mod_rs(true))
         .cargo_out_dir("ttrpc")
         .run()?;
+    std::fs::write(out.join("full_names.rs"), full_names()?)?;
     Ok(())
+}
+
+/// An implementation of `FullName` for each message that is not nested.
+#[cfg(feature = "ttrpc")]
+fn full_names() -> Result<String, Box<dyn Error>> {
+    let mut code = String::new();
+    for file in protox::compile(TTRPC, [ROOT])?.file {
+        let path = file.name();
+        if !TTRPC.contains(&path) {
+            continue;
+        }
+        let module = Path::new(path).file_stem().and_then(|s| s.to_str()).ok_or("no file name")?;
+        for message in &file.message_type {
+            let (package, name) = (file.package(), message.name());
+            code += &format!(
+                "impl super::FullName for super::generated::{module}::{name} {{\n\
+                     const FULL_NAME: &'static str = \"{package}.{name}\";\n\
+                 }}\n"
+            );
+        }
+    }
+    Ok(code)
 }

@@ -5,11 +5,24 @@
 //! names. Task v2 and v3 have the same messages, here once as [`task`].
 
 pub mod client;
+pub mod frame;
 pub mod server;
+pub mod status;
 
 #[allow(missing_docs, clippy::all)]
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/ttrpc/mod.rs"));
+}
+
+/// The full name of a message, which the lite runtime does not keep:
+/// `containerd.events.TaskExit`. Every message below has it.
+pub trait FullName {
+    /// Package and name.
+    const FULL_NAME: &'static str;
+}
+
+mod full_names {
+    include!(concat!(env!("OUT_DIR"), "/full_names.rs"));
 }
 
 pub use generated::bootstrap;
