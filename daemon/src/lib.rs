@@ -2,4 +2,5 @@
 //!
 //! The library half exists for tests; the binary is a thin `main.rs`.
 
+pub mod config;
 pub mod services;

@@ -1,0 +1,201 @@
+//! What containerd keeps in its plugins' tables and this daemon has too.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::document::Section;
+use super::error::ConfigError;
+use super::go_duration;
+
+/// The plugins' tables, by their names in version 3.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Plugins {
+    /// Metadata.
+    #[serde(rename = "io.containerd.metadata.v1.bolt")]
+    pub bolt: Bolt,
+    /// The restart monitor.
+    #[serde(rename = "io.containerd.monitor.container.v1.restart")]
+    pub restart: Monitor,
+    /// How shims are launched.
+    #[serde(rename = "io.containerd.shim.v1.manager")]
+    pub shim: ShimLauncher,
+    /// The snapshotter `native`.
+    #[serde(rename = "io.containerd.snapshotter.v1.native")]
+    pub native: Native,
+    /// The snapshotter `overlayfs`.
+    #[serde(rename = "io.containerd.snapshotter.v1.overlayfs")]
+    pub overlayfs: Overlayfs,
+}
+
+/// Metadata.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Bolt {
+    /// `shared`: content of one namespace can be had in another by those who
+    /// know its digest. `isolated`: only by those who have sent it.
+    pub content_sharing_policy: String,
+}
+
+impl Default for Bolt {
+    fn default() -> Self {
+        Self { content_sharing_policy: "shared".into() }
+    }
+}
+
+/// The restart monitor.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Monitor {
+    /// How long it waits between two looks at the containers.
+    #[serde(serialize_with = "go_duration")]
+    pub interval: Duration,
+}
+
+impl Default for Monitor {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(10) }
+    }
+}
+
+/// How shims are launched.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ShimLauncher {
+    /// What is added to their environment, `KEY=value`.
+    pub env: Vec<String>,
+}
+
+/// The snapshotter `native`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Native {
+    /// Where its directories are; `io.containerd.snapshotter.v1.native` below
+    /// the root by default.
+    pub root_path: PathBuf,
+}
+
+/// The snapshotter `overlayfs`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Overlayfs {
+    /// Where its directories are; `io.containerd.snapshotter.v1.overlayfs`
+    /// below the root by default.
+    pub root_path: PathBuf,
+    /// Tell clients where a snapshot's changes are, by a label.
+    pub upperdir_label: bool,
+    /// Accept snapshots with mapped ids although the kernel cannot map
+    /// mounts.
+    pub slow_chown: bool,
+    /// What is added to the options of every mount.
+    pub mount_options: Vec<String>,
+}
+
+impl Plugins {
+    /// Takes what `section`, the table `plugins.<name>`, says. `name` is a
+    /// plugin's name in any version of the format. `false` when there is no
+    /// such plugin here.
+    pub(super) fn apply(
+        &mut self,
+        name: &str,
+        section: &mut Section<'_>,
+    ) -> Result<bool, ConfigError> {
+        match name {
+            "io.containerd.metadata.v1.bolt" => self.bolt.apply(section)?,
+            "io.containerd.monitor.container.v1.restart" => {
+                if let Some(interval) = section.duration("interval")? {
+                    self.restart.interval = interval;
+                }
+            }
+            "io.containerd.shim.v1.manager" => self.shim.apply(section)?,
+            "io.containerd.runtime.v2.task" => self.apply_task(section)?,
+            "io.containerd.service.v1.diff-service" => apply_differs(section)?,
+            "io.containerd.snapshotter.v1.native" => {
+                if let Some(path) = section.string("root_path")? {
+                    self.native.root_path = path.into();
+                }
+            }
+            "io.containerd.snapshotter.v1.overlayfs" => self.overlayfs.apply(section)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// The table of containerd's task plugin: the platform is this machine's,
+    /// and core scheduling is asked of shims by a variable.
+    fn apply_task(&mut self, section: &mut Section<'_>) -> Result<(), ConfigError> {
+        let here = ["linux/amd64", "linux/arm64", "linux/arm64/v8"];
+        for platform in section.strings("platforms")? {
+            if !here.contains(&platform.as_str()) {
+                let reason = format!("{platform:?} is not a platform of this daemon");
+                return Err(section.invalid("platforms", &reason));
+            }
+        }
+        if section.boolean("sched_core")? == Some(true) {
+            self.shim.env.push("SCHED_CORE=1".into());
+        }
+        Ok(())
+    }
+
+    pub(super) fn complete(&mut self, root: &Path) {
+        for (path, name) in [
+            (&mut self.native.root_path, "io.containerd.snapshotter.v1.native"),
+            (&mut self.overlayfs.root_path, "io.containerd.snapshotter.v1.overlayfs"),
+        ] {
+            if path.as_os_str().is_empty() {
+                *path = root.join(name);
+            }
+        }
+    }
+}
+
+impl Bolt {
+    fn apply(&mut self, section: &mut Section<'_>) -> Result<(), ConfigError> {
+        let choices = ["shared", "isolated"];
+        if let Some(policy) = section.choice("content_sharing_policy", &choices)? {
+            self.content_sharing_policy = policy;
+        }
+        Ok(())
+    }
+}
+
+impl ShimLauncher {
+    fn apply(&mut self, section: &mut Section<'_>) -> Result<(), ConfigError> {
+        for variable in section.strings("env")? {
+            if !variable.contains('=') {
+                return Err(section.invalid("env", &format!("{variable:?} is not KEY=value")));
+            }
+            if !self.env.contains(&variable) {
+                self.env.push(variable);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Overlayfs {
+    fn apply(&mut self, section: &mut Section<'_>) -> Result<(), ConfigError> {
+        if let Some(path) = section.string("root_path")? {
+            self.root_path = path.into();
+        }
+        if let Some(flag) = section.boolean("upperdir_label")? {
+            self.upperdir_label |= flag;
+        }
+        if let Some(flag) = section.boolean("slow_chown")? {
+            self.slow_chown |= flag;
+        }
+        for option in section.strings("mount_options")? {
+            if !self.mount_options.contains(&option) {
+                self.mount_options.push(option);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// There is one differ, `walking`.
+fn apply_differs(section: &mut Section<'_>) -> Result<(), ConfigError> {
+    for differ in section.strings("default")? {
+        if differ != "walking" {
+            let reason = format!("no differ {differ:?}; there is \"walking\" alone");
+            return Err(section.invalid("default", &reason));
+        }
+    }
+    Ok(())
+}

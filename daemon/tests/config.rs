@@ -1,0 +1,297 @@
+//! Configuration files, as people have them and as they get them wrong.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use davit_daemon::config::{Config, migrate};
+
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+fn load(text: &str) -> (Config, Vec<String>) {
+    Config::load(&Files::new().write("config.toml", text)).unwrap()
+}
+
+fn refusal(text: &str) -> String {
+    let error = Config::load(&Files::new().write("config.toml", text)).unwrap_err().to_string();
+    error.split_once("config.toml:").map(|(_, rest)| rest.to_owned()).unwrap_or(error)
+}
+
+/// What containerd 1.6, installed beside us, has by default.
+fn containerd_default() -> String {
+    let output = Command::new("containerd").args(["config", "default"]).output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn containerds_own_default_is_accepted_and_what_does_not_apply_is_named() {
+    let (config, warnings) = load(&containerd_default());
+    assert_eq!(config.root, Path::new("/var/lib/containerd"));
+    assert_eq!(config.state, Path::new("/run/containerd"));
+    assert_eq!(config.grpc.address, Path::new("/run/containerd/containerd.sock"));
+    assert_eq!(config.grpc.max_recv_message_size, 16 << 20);
+    assert_eq!(config.timeouts, Config::default().timeouts);
+    assert_eq!(config.plugins, Config::default().plugins);
+    assert_eq!(config.stream_processors.len(), 2);
+    let named: Vec<&str> =
+        warnings.iter().map(|warning| warning.split_once(": ").unwrap().1).collect();
+    for expected in [
+        "version 2 of the format is read as version 3; `davitd config migrate` prints it as such",
+        "plugins.\"io.containerd.grpc.v1.cri\" does not apply and is ignored",
+        "plugins.\"io.containerd.runtime.v1.linux\" does not apply and is ignored",
+    ] {
+        assert!(named.contains(&expected), "{expected:?} is not in {named:#?}");
+    }
+    // Settings without a value ask for nothing, and no warning is given.
+    assert!(!named.iter().any(|warning| warning.contains("aufs") || warning.contains("cgroup")));
+}
+
+#[test]
+fn our_default_is_complete_and_reads_back_as_itself() {
+    let text = Config::default().to_toml();
+    let (config, warnings) = load(&text);
+    assert_eq!(config, Config::default());
+    assert_eq!(warnings, [] as [&str; 0]);
+    assert!(text.starts_with("version = 3\nroot = \"/var/lib/davit\"\nstate = \"/run/davit\"\n"));
+}
+
+#[test]
+fn every_setting_that_applies_is_applied_and_printed() {
+    let (mut config, warnings) = load(
+        r#"
+        version = 3
+        root = "/data"
+        state = "/state"
+        oom_score = -999
+        disabled_plugins = ["io.containerd.snapshotter.v1.native"]
+        required_plugins = ["io.containerd.grpc.v1.tasks"]
+        [grpc]
+          address = "/state/api.sock"
+          uid = 1000
+          gid = 998
+          max_recv_message_size = 1048576
+          max_send_message_size = 2097152
+        [ttrpc]
+          address = "/state/shims.sock"
+          uid = 7
+          gid = 8
+        [debug]
+          level = "debug"
+          format = "json"
+        [timeouts]
+          "io.containerd.timeout.shim.cleanup" = "10s"
+          "io.containerd.timeout.shim.load" = "1m"
+          "io.containerd.timeout.shim.shutdown" = "500ms"
+          "io.containerd.timeout.task.state" = "1.5s"
+        [plugins."io.containerd.metadata.v1.bolt"]
+          content_sharing_policy = "isolated"
+        [plugins."io.containerd.monitor.container.v1.restart"]
+          interval = "3s"
+        [plugins."io.containerd.shim.v1.manager"]
+          env = ["A=b"]
+        [plugins."io.containerd.runtime.v2.task"]
+          sched_core = true
+        [plugins."io.containerd.snapshotter.v1.native"]
+          root_path = "/native"
+        [plugins."io.containerd.snapshotter.v1.overlayfs"]
+          root_path = "/overlay"
+          upperdir_label = true
+          slow_chown = true
+          mount_options = ["index=off"]
+        [stream_processors.decrypt]
+          accepts = ["a+encrypted"]
+          returns = "a"
+          path = "decoder"
+          args = ["-k"]
+          env = ["K=v"]
+        "#,
+    );
+    assert_eq!(warnings, [] as [&str; 0]);
+    assert_eq!(config.oom_score, -999);
+    assert_eq!((config.grpc.uid, config.grpc.gid), (1000, 998));
+    assert_eq!(config.timeouts.shim_shutdown, Duration::from_millis(500));
+    assert_eq!(config.plugins.bolt.content_sharing_policy, "isolated");
+    assert_eq!(config.plugins.restart.interval, Duration::from_secs(3));
+    assert_eq!(config.plugins.shim.env, ["SCHED_CORE=1", "A=b"]);
+    assert_eq!(config.plugins.overlayfs.mount_options, ["index=off"]);
+    assert!(!config.enabled("io.containerd.snapshotter.v1.native"));
+    let (again, warnings) = load(&config.to_toml());
+    assert_eq!(warnings, [] as [&str; 0]);
+    config.complete().unwrap();
+    let mut again = again;
+    again.complete().unwrap();
+    assert_eq!(again, config);
+    assert_eq!(config.ttrpc.address, Path::new("/state/shims.sock"));
+}
+
+#[test]
+fn what_is_wrong_is_refused_with_its_line() {
+    for (text, expected) in [
+        ("version = 5", "1:11: version: 5 is not between 1 and 4"),
+        ("version = 3\nroot = 1", "2:8: root: expected a string, found integer"),
+        ("version = 3\nroot = \"/a\nstate = 1", "2:"),
+        ("version = 3\noom_score = 2000", "2:13: oom_score: 2000 is not between -1000 and 1000"),
+        (
+            "version = 2\ndisabled_plugins = [\"cri\"]",
+            "2:20: disabled_plugins: invalid disabled plugin URI \"cri\" expect io.containerd.x.vx",
+        ),
+        ("version = 3\n[grpc]\nuid = -1", "3:7: grpc.uid: -1 is not between 0 and 4294967294"),
+        (
+            "version = 3\n[debug]\nlevel = \"loud\"",
+            "3:9: debug.level: \"loud\" is not one of trace, debug, info, warn, error, fatal, panic",
+        ),
+        (
+            "version = 3\n[timeouts]\n\"io.containerd.timeout.shim.load\" = \"soon\"",
+            "3:37: timeouts.\"io.containerd.timeout.shim.load\": \"soon\": \
+             not a length of time such as \"1m30s\"",
+        ),
+        (
+            "version = 3\n[plugins.\"io.containerd.metadata.v1.bolt\"]\ncontent_sharing_policy = \"x\"",
+            "3:26: plugins.\"io.containerd.metadata.v1.bolt\".content_sharing_policy: \
+             \"x\" is not one of shared, isolated",
+        ),
+        ("version = 3\nplugins = 3", "2:11: plugins: expected a table, found integer"),
+    ] {
+        let error = refusal(text);
+        assert!(error.starts_with(expected), "{text:?}\n  gave {error:?}\n  not  {expected:?}");
+    }
+}
+
+#[test]
+fn what_does_not_apply_is_named_with_file_line_and_key() {
+    let files = Files::new();
+    let path = files.write(
+        "config.toml",
+        "version = 3\ntmep = \"/x\"\n[grpc]\n  tcp_address = \"127.0.0.1:1\"\n[metrics]\n  address = \"\"\n\
+         [debug]\n  address = \"/d.sock\"\n[plugins.'io.containerd.nri.v1.nri']\n  disable = true\n",
+    );
+    let (_, warnings) = Config::load(&path).unwrap();
+    let at = |line: u32, key: &str| {
+        format!("{}:{line}: {key} does not apply and is ignored", path.display())
+    };
+    assert_eq!(
+        warnings,
+        [
+            at(4, "grpc.tcp_address"),
+            at(8, "debug.address"),
+            at(9, "plugins.\"io.containerd.nri.v1.nri\""),
+            at(2, "tmep"),
+        ]
+    );
+}
+
+#[test]
+fn imports_add_to_lists_and_override_the_rest_except_with_nothing() {
+    let files = Files::new();
+    let main = files.write(
+        "config.toml",
+        "version = 3\nroot = \"/one\"\nimports = [\"conf.d/*.toml\", \"last.toml\", \"config.toml\"]\n\
+         disabled_plugins = [\"a.b\"]\n[debug]\nlevel = \"warn\"\n",
+    );
+    files.write(
+        "conf.d/1.toml",
+        "version = 3\nroot = \"/two\"\ndisabled_plugins = [\"c.d\", \"a.b\"]\n",
+    );
+    files.write("conf.d/2.toml", "version = 2\nroot = \"\"\n[debug]\nlevel = \"error\"\n");
+    files.write("conf.d/not-me.conf", "version = 9\n");
+    files.write("last.toml", "version = 3\nstate = \"/last\"\n");
+    let (config, _) = Config::load(&main).unwrap();
+    assert_eq!(config.root, Path::new("/two"));
+    assert_eq!(config.state, Path::new("/last"));
+    assert_eq!(config.debug.level, "error");
+    assert_eq!(config.disabled_plugins, ["a.b", "c.d"]);
+}
+
+#[test]
+fn an_import_that_is_missing_or_later_is_refused() {
+    let files = Files::new();
+    let main = files.write("config.toml", "version = 2\nimports = [\"more.toml\"]\n");
+    let error = Config::load(&main).unwrap_err().to_string();
+    assert!(error.ends_with("more.toml"), "{error}");
+    files.write("more.toml", "version = 3\n");
+    let error = Config::load(&main).unwrap_err().to_string();
+    let expected = "version: drop-in config version 3 higher than root config version 2";
+    assert!(error.ends_with(expected), "{error}");
+}
+
+#[test]
+fn a_file_without_a_version_has_short_plugin_names() {
+    let (config, _) = load(
+        "disabled_plugins = [\"cri\", \"restart\"]\n[plugins.bolt]\ncontent_sharing_policy = \"isolated\"\n",
+    );
+    assert_eq!(
+        config.disabled_plugins,
+        ["io.containerd.grpc.v1.cri", "io.containerd.monitor.container.v1.restart"]
+    );
+    assert_eq!(config.plugins.bolt.content_sharing_policy, "isolated");
+}
+
+#[test]
+fn version_4_has_the_sockets_in_plugins() {
+    let (config, warnings) = load(
+        "version = 4\n[plugins.'io.containerd.server.v1.grpc']\naddress = \"/a\"\ngid = 5\n\
+         [plugins.'io.containerd.server.v1.ttrpc']\naddress = \"/b\"\n",
+    );
+    assert_eq!((config.grpc.address, config.grpc.gid), ("/a".into(), 5));
+    assert_eq!(config.ttrpc.address, Path::new("/b"));
+    assert_eq!(warnings, [] as [&str; 0]);
+}
+
+#[test]
+fn paths_are_completed_and_checked() {
+    let mut config = Config::default();
+    config.root = "rel".into();
+    config.complete().unwrap();
+    assert!(config.root.is_absolute());
+    assert_eq!(config.ttrpc.address, Path::new("/run/davit/davit.sock.ttrpc"));
+    assert_eq!(
+        config.plugins.native.root_path,
+        config.root.join("io.containerd.snapshotter.v1.native")
+    );
+    let mut config = Config::default();
+    config.root = config.state.clone();
+    let error = config.complete().unwrap_err().to_string();
+    assert_eq!(error, "root and state must be different paths");
+    let mut config = Config::default();
+    config.grpc.address = "".into();
+    assert_eq!(config.complete().unwrap_err().to_string(), "grpc address must be specified");
+}
+
+#[test]
+fn migrating_keeps_everything_and_means_the_same() {
+    let files = Files::new();
+    let old = files.write("old.toml", &containerd_default());
+    let new = files.write("new.toml", &migrate(&old).unwrap());
+    assert_eq!(Config::load(&new).unwrap().0, Config::load(&old).unwrap().0);
+    let table: toml::Table = std::fs::read_to_string(&new).unwrap().parse().unwrap();
+    assert_eq!(table["version"].as_integer(), Some(3));
+    let plugins = table["plugins"].as_table().unwrap();
+    let restart = &plugins["io.containerd.monitor.container.v1.restart"];
+    assert_eq!(restart["interval"].as_str(), Some("10s"));
+    let images = &plugins["io.containerd.cri.v1.images"];
+    assert_eq!(images["snapshotter"].as_str(), Some("overlayfs"));
+    assert!(images["pinned_images"]["sandbox"].as_str().unwrap().ends_with("/pause:3.6"));
+    let runtime = &plugins["io.containerd.cri.v1.runtime"];
+    assert_eq!(runtime["containerd"]["default_runtime_name"].as_str(), Some("runc"));
+    assert!(runtime["containerd"].get("snapshotter").is_none());
+    let streaming = &plugins["io.containerd.grpc.v1.cri"];
+    assert_eq!(streaming["stream_server_address"].as_str(), Some("127.0.0.1"));
+    // Nothing got lost on the way.
+    let count = |text: &str| text.lines().filter(|line| line.contains('=')).count();
+    let text = std::fs::read_to_string(&new).unwrap();
+    assert_eq!(count(&text), count(&containerd_default()), "{text}");
+}
