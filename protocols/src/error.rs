@@ -82,41 +82,11 @@ mod grpc {
 pub use grpc::{grpc_code, status};
 
 #[cfg(feature = "ttrpc")]
-mod ttrpc_side {
-    use super::*;
-    use protobuf::Enum;
-    use ttrpc::proto::{Code, Status};
-
-    /// The status that tells a ttrpc client of `error`: code by kind, message
-    /// with every source.
-    pub fn ttrpc_status<E: Kind + ?Sized>(error: &E) -> Status {
-        ttrpc::get_status(ttrpc_code(error.kind()), error.full_message())
-    }
-
-    /// The ttrpc code of `kind`.
-    pub fn ttrpc_code(kind: ErrorKind) -> Code {
-        Code::from_i32(code(kind)).unwrap_or(Code::UNKNOWN)
-    }
-
-    impl From<Status> for RemoteError {
-        fn from(status: Status) -> Self {
-            Self { kind: kind(status.code.value()), message: status.message }
-        }
-    }
-
-    impl From<ttrpc::Error> for RemoteError {
-        /// Failures of the connection itself are [`ErrorKind::Unavailable`].
-        fn from(error: ttrpc::Error) -> Self {
-            match error {
-                ttrpc::Error::RpcStatus(status) => status.into(),
-                ttrpc::Error::Others(message) => Self { kind: ErrorKind::Unknown, message },
-                broken => Self { kind: ErrorKind::Unavailable, message: broken.to_string() },
-            }
-        }
+impl From<crate::ttrpc::status::Status> for RemoteError {
+    fn from(status: crate::ttrpc::status::Status) -> Self {
+        Self { kind: kind(status.code), message: status.message }
     }
 }
-#[cfg(feature = "ttrpc")]
-pub use ttrpc_side::{ttrpc_code, ttrpc_status};
 
 #[cfg(test)]
 mod tests {
@@ -170,26 +140,16 @@ mod tests {
     #[cfg(feature = "ttrpc")]
     #[test]
     fn ttrpc_there_and_back() {
-        use protobuf::Enum;
-        let status = ttrpc_status(&Missing(Inner));
-        assert_eq!(status.code.value(), 5);
-        let back = RemoteError::from(ttrpc::Error::RpcStatus(status));
+        use crate::ttrpc::status::Status;
+        let status = Status::of(&Missing(Inner));
+        assert_eq!((status.code, status.message.as_str()), (5, "container \"a\": not found"));
+        let back = RemoteError::from(status);
         assert_eq!(
             (back.kind, back.to_string().as_str()),
             (ErrorKind::NotFound, "container \"a\": not found")
         );
         for (k, c) in CODES {
-            assert_eq!(ttrpc_code(k).value(), c);
-        }
-    }
-
-    #[cfg(feature = "ttrpc")]
-    #[test]
-    fn a_broken_connection_is_unavailable() {
-        for error in
-            [ttrpc::Error::Socket("gone".into()), ttrpc::Error::RemoteClosed, ttrpc::Error::Eof]
-        {
-            assert_eq!(RemoteError::from(error).kind, ErrorKind::Unavailable);
+            assert_eq!(Status::new(k, "").code, c);
         }
     }
 }

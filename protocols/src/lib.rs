@@ -13,7 +13,12 @@
 pub mod convert;
 pub mod error;
 #[cfg(feature = "grpc")]
+mod event_fields;
+#[cfg(feature = "grpc")]
 pub mod grpc;
 pub mod topics;
 #[cfg(feature = "ttrpc")]
 pub mod ttrpc;
+
+#[cfg(feature = "grpc")]
+pub use event_fields::event_field;

@@ -24,16 +24,16 @@ pub fn pack<M: prost::Message + prost::Name>(message: &M) -> types::Any {
 }
 
 /// The message in `any`, which must be an `M`.
-pub fn unpack<M: prost::Message + prost::Name + Default>(
-    any: &types::Any,
-) -> Result<M, UnpackError> {
-    // The names of prost's types are concatenated constants; an error keeps
-    // the short one.
-    if !is(any, &M::full_name()) {
-        return Err(UnpackError::Type { found: any.type_url.clone(), expected: M::NAME });
+pub fn unpack<M>(any: &types::Any) -> Result<M, UnpackError>
+where
+    M: prost::Message + prost::Name + Default,
+{
+    let expected = M::full_name();
+    if !is(any, &expected) {
+        return Err(UnpackError::Type { found: any.type_url.clone(), expected });
     }
     M::decode(any.value.as_slice())
-        .map_err(|error| UnpackError::Malformed { expected: M::NAME, reason: error.to_string() })
+        .map_err(|error| UnpackError::Malformed { expected, reason: error.to_string() })
 }
 
 /// A time for the wire. Outside the years 1 to 9999 it is the nearest valid

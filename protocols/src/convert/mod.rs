@@ -73,13 +73,13 @@ pub enum UnpackError {
         /// The type url that it carries.
         found: String,
         /// The full name that was wanted.
-        expected: &'static str,
+        expected: String,
     },
     /// Its bytes are not what its type says.
     #[error("cannot decode {expected}: {reason}: invalid argument")]
     Malformed {
         /// The full name of the type.
-        expected: &'static str,
+        expected: String,
         /// The decoder's words.
         reason: String,
     },

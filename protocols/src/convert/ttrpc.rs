@@ -32,8 +32,8 @@ pub fn pack<M: protobuf::Message + FullName>(message: &M) -> types::Any {
 
 /// The message in `any`, which must be an `M`.
 pub fn unpack<M: protobuf::Message + FullName>(any: &types::Any) -> Result<M, UnpackError> {
-    let expected = M::FULL_NAME;
-    if !is(any, expected) {
+    let expected = M::FULL_NAME.to_owned();
+    if !is(any, &expected) {
         return Err(UnpackError::Type { found: any.type_url.clone(), expected });
     }
     M::parse_from_bytes(&any.value)

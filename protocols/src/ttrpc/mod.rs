@@ -27,6 +27,7 @@ mod full_names {
 
 pub use generated::bootstrap;
 pub use generated::events;
+pub use generated::image_events;
 pub use generated::process;
 pub use generated::runc as options;
 pub use generated::runtime_sandbox as sandbox;

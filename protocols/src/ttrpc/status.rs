@@ -5,6 +5,8 @@ use std::fmt;
 use davit_types::{ErrorKind, Kind};
 use ttrpc::proto;
 
+use crate::error;
+
 /// The status of a failed call: a gRPC code and the text that the client
 /// reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +21,7 @@ pub struct Status {
 impl Status {
     /// A status for an error of this kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { code: code(kind), message: message.into() }
+        Self { code: error::code(kind), message: message.into() }
     }
 
     /// What Go's ttrpc server answers for a service it does not have;
@@ -47,7 +49,7 @@ impl Status {
     /// The kind that the code stands for; `Unknown` for codes nobody has
     /// defined.
     pub fn kind(&self) -> ErrorKind {
-        KINDS.iter().find(|(_, code)| *code == self.code).map_or(ErrorKind::Unknown, |(k, _)| *k)
+        error::kind(self.code)
     }
 
     pub(super) fn into_wire(self) -> proto::Status {
@@ -70,27 +72,3 @@ impl fmt::Display for Status {
 }
 
 impl std::error::Error for Status {}
-
-/// The numbers of gRPC, which ttrpc uses.
-const KINDS: [(ErrorKind, i32); 16] = [
-    (ErrorKind::Canceled, 1),
-    (ErrorKind::Unknown, 2),
-    (ErrorKind::InvalidArgument, 3),
-    (ErrorKind::DeadlineExceeded, 4),
-    (ErrorKind::NotFound, 5),
-    (ErrorKind::AlreadyExists, 6),
-    (ErrorKind::PermissionDenied, 7),
-    (ErrorKind::ResourceExhausted, 8),
-    (ErrorKind::FailedPrecondition, 9),
-    (ErrorKind::Aborted, 10),
-    (ErrorKind::OutOfRange, 11),
-    (ErrorKind::Unimplemented, 12),
-    (ErrorKind::Internal, 13),
-    (ErrorKind::Unavailable, 14),
-    (ErrorKind::DataLoss, 15),
-    (ErrorKind::Unauthenticated, 16),
-];
-
-fn code(kind: ErrorKind) -> i32 {
-    KINDS.iter().find(|(k, _)| *k == kind).map_or(2, |(_, code)| *code)
-}
