@@ -20,6 +20,15 @@ pub enum Error {
     /// A mapping label that is not `container:host:length,…`.
     #[error("failed to unmarshal snapshot ID mapped labels: {0}: invalid argument")]
     InvalidMapping(String),
+    /// Something is mounted in a directory and cannot be unmounted.
+    #[error("unmount what is in {}", path.display())]
+    Mount {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: davit_sys::Error,
+    },
     /// The file system said no.
     #[error("{operation} {}", path.display())]
     Io {
@@ -49,6 +58,7 @@ impl Kind for Error {
         match self {
             Self::Unsupported { .. } => ErrorKind::Unimplemented,
             Self::InvalidMapping(_) => ErrorKind::InvalidArgument,
+            Self::Mount { source, .. } => source.kind(),
             Self::Io { source, .. } => ErrorKind::of_io(source),
         }
     }

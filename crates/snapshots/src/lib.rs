@@ -7,9 +7,14 @@
 use davit_types::{Labels, Mount};
 
 pub mod conformance;
+mod copy;
+mod dirs;
 mod error;
+mod idmap;
 mod native;
 mod overlay;
+mod probe;
+mod tree;
 
 pub use error::Error;
 pub use native::Native;
@@ -78,8 +83,8 @@ pub trait Backend: Send + Sync {
     /// Measures the snapshot; hard links count once.
     fn usage(&self, id: SnapshotId) -> Result<Usage, Error>;
 
-    /// Says that the active snapshot `id` is written, brings it to the disk
-    /// and measures it. It keeps its id.
+    /// Says that the active snapshot `id` is written, and measures it. It
+    /// keeps its id.
     fn commit(&self, id: SnapshotId) -> Result<Usage, Error>;
 
     /// Makes the snapshot's directory unreachable at once and removes it.

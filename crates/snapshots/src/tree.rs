@@ -1,0 +1,220 @@
+//! Measuring and removing trees that a container may have made as deep,
+//! broad and strange as it liked, and may be changing at this moment. No
+//! symbolic link is followed, no mount is entered, and nothing recurses.
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::io;
+use std::path::Path;
+
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{self, AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::Usage;
+
+/// How deep a removal goes before it moves what lies deeper to the top, so
+/// that depth costs no file descriptors.
+const MAX_DEPTH: usize = 64;
+
+/// The names in a directory, `.` and `..` left out.
+pub(crate) fn names(dir: impl AsFd) -> io::Result<Vec<(CString, FileType)>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push((entry.file_name().to_owned(), entry.file_type()));
+        }
+    }
+    Ok(names)
+}
+
+/// Opens a directory that must be one itself, not a link to one.
+pub(crate) fn open_dir(parent: impl AsFd, name: &CString) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    fs::openat(parent, name, flags, Mode::empty())
+}
+
+/// Like [`open_dir`], and `EXDEV` where something is mounted on it.
+fn open_same_mount(parent: impl AsFd, name: &CString) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+    match fs::openat2(&parent, name, flags, Mode::empty(), resolve) {
+        Err(Errno::NOSYS | Errno::PERM) => open_dir(parent, name),
+        result => result,
+    }
+}
+
+/// The inodes and blocks of `root` and all below it; hard links count once,
+/// what vanishes meanwhile not at all.
+pub(crate) fn usage(root: &Path) -> io::Result<Usage> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = fs::openat(CWD, root, flags, Mode::empty())?;
+    let mut usage = Usage::default();
+    let mut linked = HashSet::new();
+    count(&fs::fstat(&root)?, &mut usage, &mut linked);
+    let mut stack = vec![(names(&root)?, root)];
+    while let Some((entries, dir)) = stack.last_mut() {
+        let Some((name, _)) = entries.pop() else {
+            stack.pop();
+            continue;
+        };
+        let stat = match fs::statat(&*dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => continue,
+            result => result?,
+        };
+        count(&stat, &mut usage, &mut linked);
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            match open_same_mount(&*dir, &name) {
+                Ok(child) => stack.push((names(&child)?, child)),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::XDEV | Errno::LOOP) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(usage)
+}
+
+fn count(stat: &fs::Stat, usage: &mut Usage, linked: &mut HashSet<(u64, u64)>) {
+    let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    if directory || stat.st_nlink <= 1 || linked.insert((stat.st_dev, stat.st_ino)) {
+        usage.inodes += 1;
+        usage.size += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+    }
+}
+
+/// Removes the directory `name` of `parent` and all below it. Succeeds when
+/// it is gone already. `EXDEV` when something is mounted inside, and then
+/// what is mounted is untouched.
+pub(crate) fn remove(parent: impl AsFd, name: &CString) -> io::Result<()> {
+    let top = match open_same_mount(&parent, name) {
+        Err(Errno::NOENT) => return Ok(()),
+        result => result?,
+    };
+    // Directories taken out of the depth, to be emptied from the top.
+    let mut moved = 0_u64;
+    loop {
+        empty(&top, &mut moved)?;
+        match fs::unlinkat(&parent, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) if !names(&top)?.is_empty() => {}
+            Err(Errno::NOENT) => return Ok(()),
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// Empties `top`, except for what had to be moved up from the depth.
+fn empty(top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
+    let mut stack = vec![(names(top)?, top.try_clone()?, None::<CString>)];
+    loop {
+        let depth = stack.len();
+        let Some((entries, dir, _)) = stack.last_mut() else { return Ok(()) };
+        if let Some((name, kind)) = entries.pop() {
+            if kind != FileType::Directory && unlink(&*dir, &name)? {
+                continue;
+            }
+            if depth > MAX_DEPTH {
+                lift(&*dir, &name, top, moved)?;
+                continue;
+            }
+            match open_same_mount(&*dir, &name) {
+                Ok(child) => stack.push((names(&child)?, child, Some(name))),
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+            continue;
+        }
+        let emptied = stack.pop().and_then(|(_, _, name)| name);
+        if let (Some(name), Some((_, dir, _))) = (emptied, stack.last()) {
+            match fs::unlinkat(dir, &name, AtFlags::REMOVEDIR) {
+                // Somebody still writes into it; the caller looks again.
+                Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// False when it is a directory after all.
+fn unlink(dir: impl AsFd, name: &CString) -> io::Result<bool> {
+    match fs::unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(true),
+        Err(Errno::ISDIR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Moves a directory from the depth up to `top`, under a name of its own.
+fn lift(dir: impl AsFd, name: &CString, top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
+    loop {
+        *moved += 1;
+        let target = format!(".lifted-{moved}");
+        match fs::renameat_with(&dir, name, top, &target, fs::RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => {}
+            Err(Errno::NOENT) => return Ok(()),
+            result => return Ok(result?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs as std_fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn remove_below(parent: &Path, name: &str) -> io::Result<()> {
+        let parent = fs::openat(CWD, parent, OFlags::RDONLY, Mode::empty()).unwrap();
+        remove(&parent, &CString::new(name).unwrap())
+    }
+
+    #[test]
+    fn counts_hard_links_once_and_links_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std_fs::create_dir_all(root.join("a/b")).unwrap();
+        let empty = usage(&root).unwrap();
+        assert_eq!(empty.inodes, 3);
+        std_fs::write(root.join("file"), vec![1; 100_000]).unwrap();
+        std_fs::hard_link(root.join("file"), root.join("a/b/same")).unwrap();
+        std_fs::write(dir.path().join("big"), vec![1; 1_000_000]).unwrap();
+        symlink("../big", root.join("link")).unwrap();
+        symlink(dir.path(), root.join("out")).unwrap();
+        let full = usage(&root).unwrap();
+        assert_eq!(full.inodes, 6);
+        let grown = full.size - empty.size;
+        assert!((100_000..200_000).contains(&grown), "{grown}");
+    }
+
+    #[test]
+    fn removes_nothing_behind_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        std_fs::create_dir_all(dir.path().join("root/a")).unwrap();
+        std_fs::create_dir(dir.path().join("kept")).unwrap();
+        std_fs::write(dir.path().join("kept/file"), "x").unwrap();
+        symlink("../../kept", dir.path().join("root/a/link")).unwrap();
+        remove_below(dir.path(), "root").unwrap();
+        assert!(!dir.path().join("root").exists());
+        assert!(dir.path().join("kept/file").exists());
+        remove_below(dir.path(), "root").unwrap();
+    }
+
+    #[test]
+    fn depth_costs_no_file_descriptors() {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let mut at = fs::openat(CWD, dir.path(), flags, Mode::empty()).unwrap();
+        let (root, child) = (CString::new("root").unwrap(), CString::new("d").unwrap());
+        for level in 0..3000 {
+            let name = if level == 0 { &root } else { &child };
+            fs::mkdirat(&at, name, Mode::RWXU).unwrap();
+            let next = open_dir(&at, name).unwrap();
+            fs::mkdirat(&next, "x", Mode::RWXU).unwrap();
+            at = next;
+        }
+        drop(at);
+        remove_below(dir.path(), "root").unwrap();
+        assert_eq!(std_fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
