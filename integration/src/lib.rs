@@ -1,1 +1,54 @@
-//! Under construction.
+//! The harness of the black-box tests: private daemons (ours and
+//! containerd's), the clients that talk to them, an image made from busybox,
+//! and a look at what is left over afterwards.
+//!
+//! Binaries are found by path. Ours come from the directory that
+//! `DAVIT_BIN_DIR` names, `target/release` by default (`make release`); newer
+//! peers from the tree that `setup.sh` makes, `target/forky` by default.
+
+pub mod daemon;
+pub mod image;
+pub mod leftovers;
+pub mod peers;
+pub mod text;
+
+pub use daemon::{Daemon, Server};
+pub use peers::{Client, Runtime};
+
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+/// What a command did, for messages: its words, exit status and both streams.
+pub fn describe(command: &Command, output: &Output) -> String {
+    format!(
+        "{command:?}: {}\n--- stdout\n{}--- stderr\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    )
+}
+
+/// Runs a command to its end and hands back its stdout.
+///
+/// # Panics
+/// When it cannot be started or fails; the message holds all that it printed.
+pub fn must(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{}", describe(command, &output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Waits until `condition` yields something, looking every 10 ms.
+///
+/// # Panics
+/// When `seconds` pass without it; `what` names what was waited for.
+pub fn wait_for<T>(what: &str, seconds: u64, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {seconds} s");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,61 @@
+#!/bin/sh
+# Makes this machine able to run the integration tests: Debian's packages, the
+# controllers that crun needs, and a tree of newer peers from Debian forky.
+# Safe to run again; what is there already is left alone.
+#
+#   integration/setup.sh DIR    DIR becomes the forky tree (about 750 MB)
+set -eu
+
+forky=${1:?usage: setup.sh DIR}
+
+packages='busybox-static ca-certificates containerd cpio criu crun debootstrap docker.io
+iproute2 kmod patchelf procps qemu-system-x86 runc skopeo umoci util-linux xz-utils'
+
+missing=
+for package in $packages; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||
+        missing="$missing $package"
+done
+if [ -n "$missing" ]; then
+    # The daemons are started by the tests, privately; not by their packages.
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+        chmod +x /usr/sbin/policy-rc.d
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    fi
+    apt-get -q update
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing
+fi
+
+# crun refuses to start where a cgroup v1 controller that it knows is not mounted.
+if [ ! -e /sys/fs/cgroup/cgroup.controllers ] && [ ! -d /sys/fs/cgroup/hugetlb ]; then
+    mkdir -p /sys/fs/cgroup/hugetlb
+    mount -t cgroup -o hugetlb cgroup /sys/fs/cgroup/hugetlb
+fi
+
+if [ ! -e "$forky/.complete" ]; then
+    rm -rf "$forky"
+    mkdir -p "$forky"
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' |
+        grep -v -e security -e updates | head -n 1)
+    debootstrap --variant=minbase forky "$forky" "$mirror" /usr/share/debootstrap/scripts/sid
+    printf '#!/bin/sh\nexit 101\n' >"$forky/usr/sbin/policy-rc.d"
+    chmod +x "$forky/usr/sbin/policy-rc.d"
+    chroot "$forky" apt-get -q -o Acquire::Check-Valid-Until=false update
+    chroot "$forky" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y \
+        --no-install-recommends containerd crun docker.io docker-cli runc runsc
+    # The C programs among them want forky's C library; the Go ones run as they are.
+    mkdir -p "$forky/peers"
+    for program in /usr/sbin/runc /usr/bin/crun; do
+        cp "$forky$program" "$forky/peers/"
+        patchelf --set-interpreter "$forky/lib64/ld-linux-x86-64.so.2" \
+            --set-rpath "$forky/usr/lib/x86_64-linux-gnu" "$forky/peers/${program##*/}"
+    done
+    for program in containerd ctr containerd-shim-runc-v2 docker runsc; do
+        ln -s "$forky/usr/bin/$program" "$forky/peers/$program"
+    done
+    ln -s "$forky/usr/sbin/dockerd" "$forky/peers/dockerd"
+    ln -s "$forky/usr/bin/docker-proxy" "$forky/peers/docker-proxy"
+    touch "$forky/.complete"
+fi

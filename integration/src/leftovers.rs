@@ -1,0 +1,67 @@
+//! What is left over: mounts, processes, cgroups, sockets, open descriptors.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every process with its working directory.
+pub fn working_directories() -> Vec<(i32, PathBuf)> {
+    processes()
+        .filter_map(|pid| Some((pid, fs::read_link(format!("/proc/{pid}/cwd")).ok()?)))
+        .collect()
+}
+
+fn processes() -> impl Iterator<Item = i32> {
+    fs::read_dir("/proc")
+        .expect("/proc is mounted")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// Mount points below `directory`, in the order they were made.
+pub fn mounts_below(directory: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    points
+        .map(|point| PathBuf::from(point.replace("\\040", " ")))
+        .filter(|p| p.starts_with(directory))
+        .collect()
+}
+
+/// The command lines of all processes that have `needle` in theirs.
+pub fn processes_with(needle: &str) -> Vec<String> {
+    let own = std::process::id() as i32;
+    processes()
+        .filter(|pid| *pid != own)
+        .filter_map(|pid| fs::read(format!("/proc/{pid}/cmdline")).ok())
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter(|line| line.contains(needle))
+        .collect()
+}
+
+/// Directories of the cgroup hierarchies whose path has `needle` in it.
+pub fn cgroups_with(needle: &str) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(directory) = open.pop() {
+        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())) {
+            let path = entry.path();
+            if path.to_string_lossy().contains(needle) {
+                found.insert(path.clone());
+            }
+            open.push(path);
+        }
+    }
+    found
+}
+
+/// How many descriptors a process has open.
+pub fn open_descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map(|entries| entries.count()).unwrap_or(0)
+}
+
+/// Names in a directory, empty where there is none.
+pub fn names_in(directory: &Path) -> BTreeSet<String> {
+    let Ok(entries) = fs::read_dir(directory) else { return BTreeSet::new() };
+    entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
