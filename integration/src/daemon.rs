@@ -87,6 +87,7 @@ impl Daemon {
     pub fn with_shim(server: Server, shim: Shim) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("davit-it-")
+            .rand_bytes(8)
             .tempdir()
             .expect("a temporary directory can be made");
         let bin = directory.path().join("bin");
@@ -182,6 +183,14 @@ impl Daemon {
         self.path("daemon.sock")
     }
 
+    /// The namespace of this daemon's containers. Cgroups and the runtime's
+    /// state are named after it and shared by the whole machine, so every
+    /// daemon has one of its own.
+    pub fn namespace(&self) -> String {
+        let name = self.directory.path().file_name().unwrap_or_default().to_string_lossy();
+        name.to_string()
+    }
+
     /// What the daemon has logged so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
@@ -213,7 +222,7 @@ impl Daemon {
     /// `ctr` of the version wanted, on this daemon.
     pub fn ctr(&self, client: Client) -> Command {
         let mut command = Command::new(client.path());
-        command.arg("--address").arg(self.socket()).env_remove("CONTAINERD_NAMESPACE");
+        command.arg("--address").arg(self.socket()).env("CONTAINERD_NAMESPACE", self.namespace());
         command.stdin(Stdio::null());
         command
     }
@@ -238,7 +247,7 @@ impl Daemon {
         must(command.arg(&archive));
     }
 
-    /// Ends every container of the namespace `default`, as far as it can.
+    /// Ends every container of the daemon's namespace, as far as it can.
     fn remove_containers(&self) {
         let ctr = |words: &[&str]| {
             let output = self.ctr(Client::Ctr16).args(words).output();

@@ -43,10 +43,14 @@ impl Seat {
         format!(
             "$ {}\n{}\n{}\n[{}]\n",
             words.join(" "),
-            normalise(&String::from_utf8_lossy(&output.stdout)),
-            normalise(&String::from_utf8_lossy(&output.stderr)),
+            self.normalise(&output.stdout),
+            self.normalise(&output.stderr),
             output.status.code().unwrap_or(-1),
         )
+    }
+
+    fn normalise(&self, text: &[u8]) -> String {
+        normalise(&String::from_utf8_lossy(text).replace(&self.daemon.namespace(), "OWN-NAMESPACE"))
     }
 
     /// `ctr run` with the words that every container here needs.
@@ -455,7 +459,8 @@ fn events(server: Server, client: Client) -> String {
     let mut listener = seat.command(&["events"]).stdout(file).spawn().expect("ctr can be started");
     // A namespace made again and again tells when the listener has arrived.
     wait_for("the listener hears something", 20, || {
-        let _ = seat.command(&["namespace", "label", "default", "probe=1"]).output();
+        let own = seat.daemon.namespace();
+        let _ = seat.command(&["namespace", "label", &own, "probe=1"]).output();
         (std::fs::metadata(&log).ok()?.len() > 0).then_some(())
     });
     seat.ok(&seat.run(&["-d"], "seen", &["sleep", "1000"]));
@@ -465,18 +470,19 @@ fn events(server: Server, client: Client) -> String {
     seat.ok(&["task", "rm", "-f", "seen"]);
     seat.ok(&["container", "rm", "seen"]);
     seat.ok(&["namespace", "create", "last"]);
+    // Two publishers: the daemon speaks of containers, the shim of tasks.
+    let wanted = ["/containers/delete", "/tasks/delete", "\"last\""];
     let text = wait_for("the last event", 20, || {
         let text = std::fs::read_to_string(&log).ok()?;
-        (text.contains("/containers/delete") && text.contains("\"last\"")).then_some(text)
+        wanted.iter().all(|word| text.contains(word)).then_some(text)
     });
     let _ = listener.kill();
     let _ = listener.wait();
-    let topics = text
-        .lines()
-        .filter(|line| !line.contains("probe"))
-        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
-        .filter(|topic| topic.starts_with("/tasks") || topic.starts_with("/containers"));
-    topics.collect::<Vec<_>>().join("\n")
+    let of = |kind: &str| {
+        let topics = text.lines().filter_map(|line| line.split(' ').find(|w| w.starts_with(kind)));
+        topics.collect::<Vec<_>>().join("\n")
+    };
+    format!("{}\n{}", of("/containers"), of("/tasks"))
 }
 
 fn plugins_ls(server: Server, client: Client) -> String {
