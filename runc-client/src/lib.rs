@@ -1,6 +1,7 @@
 //! Under construction.
 #![forbid(unsafe_code)]
 
+mod args;
 mod call;
 mod classify;
 mod console;
@@ -23,7 +24,7 @@ pub use crate::options::{
     Stream,
 };
 pub use crate::query::Events;
-pub use crate::runc::{LogFormat, Rootless, Runc};
+pub use crate::runc::{DeathSignal, LogFormat, Rootless, Runc};
 pub use crate::spawn::{Child, Spawner, TokioSpawner};
 pub use crate::stats::*;
 pub use crate::types::{Features, ProcessTable, State, Status, Version, read_pid_file};

@@ -2,9 +2,12 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::args::Args;
+use crate::call::find_binary;
 use crate::spawn::{Spawner, TokioSpawner};
 
 /// Variables by which a service's supervisor talks to the service. A runtime
@@ -42,6 +45,16 @@ pub enum Rootless {
     False,
 }
 
+/// What a runtime process gets when its parent dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeathSignal {
+    /// SIGKILL.
+    Kill,
+    /// SIGTERM.
+    Terminate,
+}
+
 /// A runtime binary and how to call it.
 ///
 /// Cheap to make and to clone; it holds no process and no descriptor. One call
@@ -63,7 +76,7 @@ pub struct Runc {
     pub(crate) working_dir: Option<PathBuf>,
     pub(crate) temp_dir: Option<PathBuf>,
     pub(crate) env: Vec<(OsString, OsString)>,
-    pub(crate) parent_death_signal: Option<i32>,
+    pub(crate) parent_death_signal: Option<DeathSignal>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) spawner: Arc<dyn Spawner>,
 }
@@ -170,7 +183,7 @@ impl Runc {
     ///
     /// The command is run through `setpriv --pdeathsig` (util-linux 2.33).
     #[must_use]
-    pub fn parent_death_signal(mut self, signal: i32) -> Self {
+    pub fn parent_death_signal(mut self, signal: DeathSignal) -> Self {
         self.parent_death_signal = Some(signal);
         self
     }
@@ -195,5 +208,110 @@ impl Runc {
     /// The runtime, as given to [`Runc::new`].
     pub fn binary(&self) -> &Path {
         &self.binary
+    }
+}
+
+impl Runc {
+    /// The command up to the operation: program, environment, global arguments.
+    pub(crate) fn command(&self, log: Option<&Path>) -> Command {
+        let mut command = match self.parent_death_signal {
+            None => Command::new(&self.binary),
+            Some(signal) => {
+                let name = match signal {
+                    DeathSignal::Kill => "KILL",
+                    DeathSignal::Terminate => "TERM",
+                };
+                let mut command = Command::new("setpriv");
+                command.args(["--pdeathsig", name]).arg(find_binary(&self.binary));
+                command
+            }
+        };
+        command.args(self.global_args(log).0);
+        for name in SUPERVISOR_VARIABLES {
+            command.env_remove(name);
+        }
+        for (name, value) in &self.env {
+            command.env(name, value);
+        }
+        if let Some(dir) = &self.working_dir {
+            command.current_dir(dir);
+        }
+        command
+    }
+
+    fn global_args(&self, log: Option<&Path>) -> Args {
+        let format = match self.log_format {
+            LogFormat::Json => "json",
+            LogFormat::Text => "text",
+        };
+        // In one word: runsc takes it for a switch otherwise.
+        let rootless = match self.rootless {
+            None => "",
+            Some(Rootless::Auto) => "--rootless=auto",
+            Some(Rootless::True) => "--rootless=true",
+            Some(Rootless::False) => "--rootless=false",
+        };
+        let mut args = Args::default()
+            .value("--root", self.root.as_ref())
+            .flag("--debug", self.debug)
+            .value("--log", log)
+            .value("--log-format", Some(format))
+            .flag("--systemd-cgroup", self.systemd_cgroup)
+            .flag(rootless, self.rootless.is_some());
+        args.0.extend_from_slice(&self.extra_args);
+        args
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(command: &Command) -> String {
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+        words.join(" ")
+    }
+
+    #[test]
+    fn global_arguments_say_what_is_set() {
+        let plain = Runc::new("runc");
+        assert_eq!(words(&plain.command(None)), "runc --log-format json");
+        let full = Runc::new("/opt/crun")
+            .root("/r")
+            .log("/l")
+            .log_format(LogFormat::Text)
+            .debug(true)
+            .systemd_cgroup(true)
+            .rootless(Rootless::Auto)
+            .extra_arg("--x=y");
+        assert_eq!(
+            words(&full.command(full.log.as_deref())),
+            "/opt/crun --root /r --debug --log /l --log-format text --systemd-cgroup \
+             --rootless=auto --x=y"
+        );
+    }
+
+    #[test]
+    fn the_supervisors_variables_are_removed() {
+        let runc = Runc::new("runc").env("A", "b").env("LISTEN_FDS", "1").working_dir("/");
+        let command = runc.command(None);
+        let env: Vec<_> = command.get_envs().collect();
+        assert!(env.contains(&("NOTIFY_SOCKET".as_ref(), None)));
+        assert!(env.contains(&("A".as_ref(), Some("b".as_ref()))));
+        assert!(
+            env.contains(&("LISTEN_FDS".as_ref(), Some("1".as_ref()))),
+            "the caller's own word"
+        );
+        assert_eq!(command.get_current_dir(), Some(Path::new("/")));
+    }
+
+    #[test]
+    fn a_parent_death_signal_goes_through_setpriv() {
+        let runc = Runc::new("/opt/crun").parent_death_signal(DeathSignal::Kill);
+        assert_eq!(
+            words(&runc.command(None)),
+            "setpriv --pdeathsig KILL /opt/crun --log-format json"
+        );
     }
 }

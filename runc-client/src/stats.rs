@@ -279,3 +279,69 @@ record! {
         total: u64,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As runc 1.1 prints it on cgroup v1, shortened.
+    const V1: &str = r#"{"type":"stats","id":"a1","data":{
+        "cpu":{"usage":{"total":23242245,"percpu":[8653187,14589058],
+            "percpu_kernel":[11993710,3957184],"percpu_user":[0,4000000],
+            "kernel":10000000,"user":0},"throttling":{"throttledTime":7}},
+        "cpuset":{"cpus":[0,1],"cpu_exclusive":0},
+        "memory":{"usage":{"limit":9223372036854771712,"usage":425984,"max":2781184,"failcnt":0},
+            "swap":{"limit":1,"failcnt":2},"kernel":{"limit":3,"failcnt":0},
+            "kernelTCP":{"limit":4,"failcnt":0},"raw":{"active_anon":0,"cache":5}},
+        "pids":{"current":1},
+        "blkio":{"ioServiceBytesRecursive":[{"major":254,"op":"Read","value":6}]},
+        "hugetlb":{"2MB":{"failcnt":8}},"intel_rdt":{},"network_interfaces":null}}"#;
+
+    /// As runc 1.3 prints it on cgroup v2, shortened.
+    const V2: &str = r#"{"type":"stats","id":"a1","data":{
+        "cpu":{"usage":{"total":1,"kernel":2,"user":3},"throttling":{},
+            "psi":{"some":{"avg10":0.5,"avg60":0,"avg300":0,"total":9},
+                   "full":{"avg10":0,"avg60":0,"avg300":0,"total":4}}},
+        "cpuset":{},"memory":{"usage":{"limit":18446744073709551615,"usage":2,"failcnt":0},
+            "swap":{"limit":0,"failcnt":0},"raw":{"anon":1},"event_count":{"oom_kill":1}},
+        "pids":{"current":1,"limit":100},"blkio":{},"hugetlb":null,"intel_rdt":{},
+        "network_interfaces":[{"Name":"eth0","RxBytes":1,"TxDropped":2}]}}"#;
+
+    fn stats(text: &str) -> Stats {
+        match serde_json::from_str(text).unwrap() {
+            Event::Stats(stats) => *stats,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn reads_both_cgroup_versions() {
+        let v1 = stats(V1);
+        assert_eq!(v1.cpu.usage.percpu, [8653187, 14589058]);
+        assert_eq!(v1.cpu.throttling.throttled_time, 7);
+        assert_eq!(v1.memory.usage.limit, 9223372036854771712);
+        assert_eq!((v1.memory.kernel_tcp.limit, v1.memory.raw["cache"]), (4, 5));
+        let read = BlkioEntry { major: 254, minor: 0, op: "Read".into(), value: 6 };
+        assert_eq!(v1.blkio.service_bytes, [read]);
+        assert_eq!(v1.hugetlb["2MB"].failcnt, 8);
+        let v2 = stats(V2);
+        assert_eq!(v2.memory.usage.limit, u64::MAX);
+        assert_eq!(v2.pids, Pids { current: 1, limit: 100 });
+        assert_eq!(v2.cpu.psi.unwrap().some.total, 9);
+        assert_eq!(v2.network_interfaces[0].name, "eth0");
+        assert_eq!(v2.network_interfaces[0].tx_dropped, 2);
+    }
+
+    #[test]
+    fn reads_other_events() {
+        let read = |text| serde_json::from_str::<Event>(text);
+        assert_eq!(read(r#"{"type":"oom","id":"a"}"#).unwrap(), Event::Oom);
+        let Event::Other { kind, data } = read(r#"{"type":"new","id":"a","data":[1]}"#).unwrap()
+        else {
+            panic!("not another event");
+        };
+        assert_eq!((&*kind, data), ("new", serde_json::json!([1])));
+        assert!(read(r#"{"type":"stats","id":"a","data":{"pids":{"current":-1}}}"#).is_err());
+        assert!(read(r#"{"id":"a"}"#).is_err());
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
@@ -31,6 +32,13 @@ pub struct State {
     pub owner: String,
     /// Annotations of its specification.
     pub annotations: HashMap<String, String>,
+}
+
+impl State {
+    /// When it was created; `None` if the runtime's word is no RFC 3339 time.
+    pub fn created_at(&self) -> Option<SystemTime> {
+        parse_rfc3339(&self.created)
+    }
 }
 
 /// What a container is doing.
@@ -111,3 +119,108 @@ pub fn read_pid_file(path: &Path) -> Result<u32> {
     let pid = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
     pid.filter(|pid| *pid > 0).ok_or_else(|| Error::parse("pid file", &text, None))
 }
+
+impl ProcessTable {
+    /// Reads a table whose first line holds titles without spaces.
+    pub(crate) fn parse(text: &str) -> Self {
+        let mut lines = text.lines().filter(|line| !line.trim().is_empty());
+        let titles: Vec<String> =
+            lines.next().unwrap_or_default().split_whitespace().map(Into::into).collect();
+        let rows = lines.map(|line| split_row(line, titles.len())).collect();
+        Self { titles, rows }
+    }
+
+    /// The cells under `title`; empty if there is no such column.
+    pub fn column(&self, title: &str) -> Vec<&str> {
+        let Some(index) = self.titles.iter().position(|known| known == title) else {
+            return Vec::new();
+        };
+        self.rows.iter().filter_map(|row| row.get(index)).map(String::as_str).collect()
+    }
+}
+
+/// The line in at most `count` cells; the last one takes the rest.
+fn split_row(line: &str, count: usize) -> Vec<String> {
+    let mut cells = Vec::new();
+    let mut rest = line.trim();
+    while !rest.is_empty() {
+        let end = rest.find(char::is_whitespace).filter(|_| cells.len() + 1 < count);
+        let (cell, after) = rest.split_at(end.unwrap_or(rest.len()));
+        cells.push(cell.to_owned());
+        rest = after.trim_start();
+    }
+    cells
+}
+
+impl Version {
+    /// Reads `NAME version VERSION`, then `key: value` lines.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let (name, version) = lines.next()?.split_once(" version ")?;
+        let mut parsed = Self {
+            name: name.trim().to_owned(),
+            version: version.trim().to_owned(),
+            text: text.to_owned(),
+            ..Self::default()
+        };
+        for (key, value) in lines.filter_map(|line| line.split_once(": ")) {
+            match key.trim() {
+                "commit" => parsed.commit = Some(value.trim().to_owned()),
+                "spec" => parsed.spec = Some(value.trim().to_owned()),
+                _ => {}
+            }
+        }
+        Some(parsed)
+    }
+}
+
+/// Reads a time such as `2026-11-22T06:20:24.059Z` or `...+01:00`.
+fn parse_rfc3339(text: &str) -> Option<SystemTime> {
+    let (date, rest) = text.split_once(['T', 't'])?;
+    let zone = rest.find(['Z', 'z', '+', '-'])?;
+    let (clock, zone) = rest.split_at(zone);
+    let days = days_since_epoch(numbers(date, '-')?)?;
+    let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
+    let seconds = days * 86_400 + seconds_of_day(clock)? - offset(zone)?;
+    let nanos: u32 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
+    Some(SystemTime::UNIX_EPOCH + Duration::new(u64::try_from(seconds).ok()?, nanos))
+}
+
+/// `text` as three numbers.
+fn numbers(text: &str, separator: char) -> Option<[i64; 3]> {
+    let mut parts = text.split(separator).map(|part| part.parse::<u32>().ok().map(i64::from));
+    let numbers = [parts.next()??, parts.next()??, parts.next()??];
+    parts.next().is_none().then_some(numbers)
+}
+
+fn seconds_of_day(clock: &str) -> Option<i64> {
+    let [hour, minute, second] = numbers(clock, ':')?;
+    (hour < 24 && minute < 60 && second <= 60).then_some(hour * 3600 + minute * 60 + second)
+}
+
+/// Seconds east of UTC.
+fn offset(zone: &str) -> Option<i64> {
+    let sign = match zone.chars().next()? {
+        'Z' | 'z' => return (zone.len() == 1).then_some(0),
+        '-' => -1,
+        _ => 1,
+    };
+    Some(sign * seconds_of_day(&format!("{}:00", &zone[1..]))?)
+}
+
+/// Days from 1970-01-01 in the proleptic Gregorian calendar, counted in years
+/// that begin in March, so that the leap day is a year's last.
+fn days_since_epoch([year, month, day]: [i64; 3]) -> Option<i64> {
+    /// 1970-01-01, with 0000-03-01 as day 1.
+    const EPOCH: i64 = 719_469;
+    if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let leap_days = year / 4 - year / 100 + year / 400;
+    let before_month = (153 * month + 2) / 5;
+    Some(year * 365 + leap_days + before_month + day - EPOCH)
+}
+
+#[cfg(test)]
+mod tests;
