@@ -1,8 +1,10 @@
 //! What the stores refuse, and what goes wrong underneath.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use davit_types::{ErrorKind, InvalidId, Kind};
+use rusqlite::ErrorCode;
 
 /// The result of every call to the index.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -23,6 +25,9 @@ pub enum Error {
     /// The caller sent something that can never work.
     #[error("{0}: invalid argument")]
     InvalidArgument(String),
+    /// As [`Error::InvalidArgument`], where containerd's words do not say so.
+    #[error("{0}")]
+    Refused(String),
     /// Not supported.
     #[error("{0}: not implemented")]
     Unimplemented(String),
@@ -39,7 +44,7 @@ pub enum Error {
     #[error(transparent)]
     Snapshots(#[from] davit_snapshots::Error),
     /// The database could not be opened, read or written.
-    #[error("index {path:?}: {operation}", path = .path.display().to_string())]
+    #[error("{operation} index {path:?}")]
     Database {
         /// The file.
         path: PathBuf,
@@ -50,7 +55,7 @@ pub enum Error {
         source: rusqlite::Error,
     },
     /// The file is no database of ours, or is damaged.
-    #[error("index {path:?} cannot be used: {reason}", path = .path.display().to_string())]
+    #[error("index {path:?} cannot be used: {reason}")]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -65,13 +70,60 @@ impl Kind for Error {
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::AlreadyExists(_) => ErrorKind::AlreadyExists,
             Self::FailedPrecondition(_) => ErrorKind::FailedPrecondition,
-            Self::InvalidArgument(_) | Self::InvalidId(_) => ErrorKind::InvalidArgument,
+            Self::InvalidArgument(_) | Self::Refused(_) | Self::InvalidId(_) => {
+                ErrorKind::InvalidArgument
+            }
             Self::Unimplemented(_) => ErrorKind::Unimplemented,
             Self::Unknown(_) => ErrorKind::Unknown,
             Self::Content(source) => source.kind(),
             Self::Snapshots(source) => source.kind(),
-            Self::Database { .. } => ErrorKind::Internal,
+            Self::Database { source, .. } => match source.sqlite_error_code() {
+                Some(ErrorCode::DiskFull) => ErrorKind::ResourceExhausted,
+                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::DataLoss,
+                _ => ErrorKind::Internal,
+            },
             Self::Damaged { .. } => ErrorKind::DataLoss,
         }
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    /// The file and the operation are filled in by [`Error::at`].
+    fn from(source: rusqlite::Error) -> Self {
+        Self::Database { path: PathBuf::new(), operation: "", source }
+    }
+}
+
+impl Error {
+    /// Says of a failure of the database where and when it happened.
+    pub(crate) fn at(self, file: &Path, doing: &'static str) -> Self {
+        match self {
+            Self::Database { path, source, .. } if path.as_os_str().is_empty() => {
+                Self::Database { path: file.to_owned(), operation: doing, source }
+            }
+            other => other,
+        }
+    }
+
+    /// An invalid argument, put in the words of somebody who has already said
+    /// so at the end.
+    pub(crate) fn invalid(text: impl fmt::Display) -> Self {
+        let text = text.to_string();
+        let bare = text.strip_suffix(": invalid argument").map(str::to_owned);
+        Self::InvalidArgument(bare.unwrap_or(text))
+    }
+}
+
+/// SQLite's errors cannot be cloned; this copies what those of a commit say,
+/// for everybody whose change was in it.
+pub(crate) fn copy_sqlite_error(error: &rusqlite::Error) -> rusqlite::Error {
+    match error {
+        rusqlite::Error::SqliteFailure(code, text) => {
+            rusqlite::Error::SqliteFailure(*code, text.clone())
+        }
+        other => rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR),
+            Some(other.to_string()),
+        ),
     }
 }

@@ -1,24 +1,57 @@
-//! The database file: opening it, the writer, the readers.
+//! The database file: opening it, changing it, looking into it.
 
-use std::path::Path;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::{Containers, Images, Leases, Namespaces, Result, Sandboxes};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::readers::Readers;
+use crate::writer::Writer;
+use crate::{Containers, Error, Images, Leases, Namespaces, Result, Sandboxes, schema, sequences};
+
+/// How long to wait for somebody who has the file open otherwise (a person
+/// with `sqlite3`).
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The index, open. Cheap to share behind an `Arc`; every method may be
 /// called from any thread and blocks.
 #[derive(Debug)]
-pub struct Index {}
+pub struct Index {
+    writer: Writer,
+    readers: Readers,
+    numbers: Mutex<sequences::Block>,
+    path: PathBuf,
+}
 
 impl Index {
-    /// Opens the index at `path`, made when it is missing, and brings it to
-    /// the current schema.
+    /// Opens the index at `path`, made when it is missing (readable by its
+    /// owner alone), and brings it to the current schema. After an unclean
+    /// end the whole file is checked.
     ///
     /// # Errors
-    /// [`crate::Error::Damaged`] when the file is no index, comes from a later
-    /// version, or is broken; [`crate::Error::Database`] for the rest.
+    /// [`Error::Damaged`] when the file is no index, comes from a later
+    /// version, or is broken; [`Error::Database`] for the rest.
     pub fn open(path: &Path) -> Result<Self> {
-        let _ = path;
-        todo!()
+        let fail = |error: rusqlite::Error| refine(Error::from(error).at(path, "open"));
+        let connection = connect(path).map_err(fail)?;
+        let unclean = unclean(path);
+        let version =
+            identify(&connection, path).map_err(|error| refine(error.at(path, "open")))?;
+        if unclean {
+            check(&connection, path).map_err(|error| refine(error.at(path, "check")))?;
+        }
+        schema::migrate(&connection, version).map_err(fail)?;
+        let writer = Writer::start(connection, path)
+            .map_err(|error| Error::Unknown(format!("start the index writer: {error}")))?;
+        Ok(Self {
+            writer,
+            readers: Readers::new(path),
+            numbers: Mutex::default(),
+            path: path.to_owned(),
+        })
     }
 
     /// The namespaces.
@@ -44,5 +77,104 @@ impl Index {
     /// The sandboxes of all namespaces.
     pub fn sandboxes(&self) -> Sandboxes<'_> {
         Sandboxes { index: self }
+    }
+
+    /// Makes a change and answers when it is on disk.
+    pub(crate) fn change<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        self.writer.change(work)
+    }
+
+    /// Looks at the last commit. What `work` sees does not change meanwhile.
+    pub(crate) fn look<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let run = || {
+            let reader = self.readers.get()?;
+            let transaction = reader.unchecked_transaction()?;
+            work(&transaction)
+        };
+        run().map_err(|error| error.at(&self.path, "read"))
+    }
+
+    /// A number that was never given out before, and never will be again.
+    pub(crate) fn number(&self) -> Result<u64> {
+        let mut block = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(number) = block.next() {
+            return Ok(number);
+        }
+        *block = self.change(sequences::reserve)?;
+        block.next().ok_or_else(|| Error::Unknown("the index has run out of numbers".into()))
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    // SQLite would make it readable by everybody. A failure shows up below.
+    let _ = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(128);
+    Ok(connection)
+}
+
+/// Whether the last user of the file did not close it: its log is still
+/// there.
+fn unclean(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    std::fs::metadata(PathBuf::from(log)).is_ok_and(|log| log.len() > 0)
+}
+
+/// Makes sure that the file is an index, sets the connection up, and answers
+/// the version of its schema; 0 when it is new.
+fn identify(connection: &Connection, path: &Path) -> Result<usize> {
+    let number = |pragma: &str| -> rusqlite::Result<i64> {
+        connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0))
+    };
+    let damaged = |reason: String| Error::Damaged { path: path.to_owned(), reason };
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
+    if tables > 0 && number("application_id")? != i64::from(schema::APPLICATION_ID) {
+        return Err(damaged("it is a database of something else".into()));
+    }
+    let version = usize::try_from(number("user_version")?)
+        .map_err(|_| damaged("its version is negative".into()))?;
+    if version > schema::VERSION {
+        return Err(damaged(format!(
+            "it was written by a later version (schema {version}, this one knows {})",
+            schema::VERSION
+        )));
+    }
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
+         PRAGMA cache_size = -1024; PRAGMA journal_size_limit = 4194304;",
+    )?;
+    Ok(version)
+}
+
+fn check(connection: &Connection, path: &Path) -> Result<()> {
+    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if verdict == "ok" {
+        return Ok(());
+    }
+    Err(Error::Damaged { path: path.to_owned(), reason: verdict })
+}
+
+/// Calls damage what SQLite calls an error.
+fn refine(error: Error) -> Error {
+    match error {
+        Error::Database { path, source, .. }
+            if matches!(
+                source.sqlite_error_code(),
+                Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
+            ) =>
+        {
+            Error::Damaged { path, reason: source.to_string() }
+        }
+        other => other,
     }
 }

@@ -12,20 +12,30 @@
 //!
 //! Everything blocks; a caller in async code crosses over once.
 
+mod adaptors;
+mod anys;
 mod containers;
 mod content;
+mod digests;
 mod error;
 mod images;
 mod index;
 mod leases;
 mod namespaces;
+mod objects;
+mod readers;
+mod references;
 mod sandboxes;
+mod schema;
+mod sequences;
 mod snapshots;
+mod time;
+mod writer;
 
 pub use containers::{Container, Containers, Runtime};
 pub use content::{ContentInfo, ContentStore, ContentWriter, Sharing, WriterRequest};
 pub use error::{Error, Result};
-pub use images::{Image, Images};
+pub use images::{Image, ImageUpdate, Images, image_target};
 pub use index::Index;
 pub use leases::{Lease, LeaseId, Leases, Resource};
 pub use namespaces::Namespaces;

@@ -1,0 +1,156 @@
+//! The tables, and how an older file comes to have them.
+//!
+//! What can refer or be referred to is a row of `objects`, whatever it is;
+//! its labels and references hang on that row and go with it, and so does the
+//! row of its own kind's table. A reference names its target by kind and key,
+//! not by id, because labels may name what does not exist yet. Source and
+//! target are always of one namespace.
+//!
+//! `refs.via` says where a reference comes from, and so how far it reaches:
+//! `self` (an image's target, a container's snapshot, a snapshot's parent, an
+//! ingest's blob), `label` (`containerd.io/gc.ref.*`), `back`
+//! (`containerd.io/gc.bref.*`: the target holds the source), `lease` (a
+//! lease's resource) and `flat` (that of a lease which holds no more than
+//! what it names).
+//!
+//! Times are nanoseconds since 1970.
+
+use rusqlite::Connection;
+
+/// Marks a file as ours: `DAVT`.
+pub(crate) const APPLICATION_ID: i32 = 0x4441_5654;
+
+/// What brings a file from version N to N + 1, at index N. Entries are only
+/// ever added.
+pub(crate) const MIGRATIONS: &[&str] = &[VERSION_1];
+
+/// The version of a file that has all tables.
+pub(crate) const VERSION: usize = MIGRATIONS.len();
+
+const VERSION_1: &str = "
+CREATE TABLE namespaces (
+    name TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE namespace_labels (
+    namespace TEXT NOT NULL REFERENCES namespaces ON DELETE CASCADE,
+    key       TEXT NOT NULL,
+    value     TEXT NOT NULL,
+    PRIMARY KEY (namespace, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE objects (
+    id        INTEGER PRIMARY KEY,
+    namespace TEXT NOT NULL REFERENCES namespaces,
+    kind      TEXT NOT NULL,
+    key       TEXT NOT NULL,
+    created   INTEGER NOT NULL,
+    updated   INTEGER NOT NULL,
+    root      INTEGER NOT NULL, -- 1: kept although nothing refers to it
+    expires   INTEGER,          -- until when, where that ends
+    UNIQUE (namespace, kind, key)
+) STRICT;
+
+CREATE TABLE labels (
+    object INTEGER NOT NULL REFERENCES objects ON DELETE CASCADE,
+    key    TEXT NOT NULL,
+    value  TEXT NOT NULL,
+    PRIMARY KEY (object, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE refs (
+    source INTEGER NOT NULL REFERENCES objects ON DELETE CASCADE,
+    kind   TEXT NOT NULL,
+    key    TEXT NOT NULL,
+    via    TEXT NOT NULL,
+    PRIMARY KEY (source, kind, key, via)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX refs_by_target ON refs (kind, key);
+
+CREATE TABLE containers (
+    id           INTEGER PRIMARY KEY REFERENCES objects ON DELETE CASCADE,
+    image        TEXT NOT NULL,
+    runtime      TEXT NOT NULL,
+    options_type TEXT,
+    options      BLOB,
+    spec_type    TEXT,
+    spec         BLOB,
+    snapshotter  TEXT NOT NULL,
+    snapshot_key TEXT NOT NULL,
+    sandbox      TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE sandboxes (
+    id           INTEGER PRIMARY KEY REFERENCES objects ON DELETE CASCADE,
+    runtime      TEXT NOT NULL,
+    options_type TEXT,
+    options      BLOB,
+    spec_type    TEXT,
+    spec         BLOB,
+    sandboxer    TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE extensions (
+    object   INTEGER NOT NULL REFERENCES objects ON DELETE CASCADE,
+    name     TEXT NOT NULL,
+    type_url TEXT NOT NULL,
+    value    BLOB NOT NULL,
+    PRIMARY KEY (object, name)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE images (
+    id         INTEGER PRIMARY KEY REFERENCES objects ON DELETE CASCADE,
+    media_type TEXT NOT NULL,
+    digest     TEXT NOT NULL,
+    size       INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE annotations (
+    image INTEGER NOT NULL REFERENCES images ON DELETE CASCADE,
+    key   TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (image, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE blobs (
+    id   INTEGER PRIMARY KEY REFERENCES objects ON DELETE CASCADE,
+    size INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE ingests (
+    id        INTEGER PRIMARY KEY REFERENCES objects ON DELETE CASCADE,
+    reference TEXT NOT NULL UNIQUE, -- the blob store's name for it
+    expected  TEXT                  -- the blob of another namespace that it is
+) STRICT;
+CREATE INDEX ingests_by_expected ON ingests (expected) WHERE expected IS NOT NULL;
+
+CREATE TABLE snapshots (
+    id          INTEGER PRIMARY KEY REFERENCES objects ON DELETE CASCADE,
+    snapshotter TEXT NOT NULL,
+    kind        TEXT NOT NULL CHECK (kind IN ('active', 'view', 'committed')),
+    parent      INTEGER REFERENCES snapshots,
+    directory   INTEGER NOT NULL,
+    inodes      INTEGER NOT NULL,
+    size        INTEGER NOT NULL,
+    UNIQUE (snapshotter, directory)
+) STRICT;
+CREATE INDEX snapshots_by_parent ON snapshots (parent) WHERE parent IS NOT NULL;
+
+CREATE TABLE sequences (
+    name TEXT PRIMARY KEY,
+    next INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+/// Brings the file behind `connection` to [`VERSION`], each step in a
+/// transaction of its own. The caller has made sure that it is not beyond.
+pub(crate) fn migrate(connection: &Connection, from: usize) -> rusqlite::Result<()> {
+    for (step, sql) in MIGRATIONS.iter().enumerate().skip(from) {
+        connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {sql} PRAGMA application_id = {APPLICATION_ID}; \
+             PRAGMA user_version = {}; COMMIT;",
+            step + 1
+        ))?;
+    }
+    Ok(())
+}
