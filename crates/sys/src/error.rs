@@ -77,11 +77,7 @@ impl Error {
         Self::Path { operation, path: path.into(), source: source.into() }
     }
 
-    pub(crate) fn process(
-        operation: &'static str,
-        pid: u32,
-        source: impl Into<io::Error>,
-    ) -> Self {
+    pub(crate) fn process(operation: &'static str, pid: u32, source: impl Into<io::Error>) -> Self {
         Self::Process { operation, pid, source: source.into() }
     }
 
@@ -92,9 +88,9 @@ impl Error {
     /// The system's error number, when a system call was what failed.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Path { source, .. } | Self::Process { source, .. } | Self::Call { source, .. } => {
-                source.raw_os_error()
-            }
+            Self::Path { source, .. }
+            | Self::Process { source, .. }
+            | Self::Call { source, .. } => source.raw_os_error(),
             _ => None,
         }
     }

@@ -19,6 +19,8 @@ pub struct Reaped {
     pub pid: u32,
     /// The exit code, or 128 + the signal's number.
     pub status: u32,
+    /// The signal that ended it, 0 when it exited.
+    pub signal: u32,
 }
 
 /// Makes this process the parent of its descendants' orphans
@@ -53,11 +55,11 @@ fn wait(id_type: libc::idtype_t, id: u32) -> io::Result<Option<Reaped>> {
         }
         // SAFETY: waitid filled in the fields of SIGCHLD, or left zeroes.
         let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
-        let status = match info.si_code {
-            libc::CLD_EXITED => status as u32,
-            _ => 128 + status as u32,
+        let (status, signal) = match info.si_code {
+            libc::CLD_EXITED => (status as u32, 0),
+            _ => (128 + status as u32, status as u32),
         };
-        return Ok((pid != 0).then_some(Reaped { pid: pid as u32, status }));
+        return Ok((pid != 0).then_some(Reaped { pid: pid as u32, status, signal }));
     }
 }
 
@@ -168,9 +170,8 @@ pub fn oom_score_adj(pid: u32) -> Result<i32> {
 pub fn create_sched_core() -> Result<()> {
     const PIDTYPE_PGID: libc::c_ulong = 2;
     // SAFETY: with these arguments the call takes integers only.
-    let result = unsafe {
-        libc::prctl(libc::PR_SCHED_CORE, libc::PR_SCHED_CORE_CREATE, 0, PIDTYPE_PGID, 0)
-    };
+    let result =
+        unsafe { libc::prctl(libc::PR_SCHED_CORE, libc::PR_SCHED_CORE_CREATE, 0, PIDTYPE_PGID, 0) };
     match result {
         0 => Ok(()),
         _ => Err(Error::call("prctl PR_SCHED_CORE", io::Error::last_os_error())),

@@ -38,11 +38,7 @@ impl Peer {
 pub fn peer(socket: impl AsFd) -> Result<Peer> {
     let credentials = getsockopt(&socket, sockopt::PeerCredentials)
         .map_err(|e| Error::call("getsockopt SO_PEERCRED", e))?;
-    Ok(Peer {
-        pid: credentials.pid() as u32,
-        uid: credentials.uid(),
-        gid: credentials.gid(),
-    })
+    Ok(Peer { pid: credentials.pid() as u32, uid: credentials.uid(), gid: credentials.gid() })
 }
 
 /// Sends bytes and descriptors in one message (`SCM_RIGHTS`).

@@ -134,10 +134,25 @@ where
     H: Fn(Call) -> F,
     F: Future<Output = Result<Vec<u8>, Status>>,
 {
+    let (_never, closing) = watch::channel(false);
+    serve_connection_until(stream, handler, closing).await;
+}
+
+/// As [`serve_connection`]; once `closing` turns true the connection is closed
+/// as soon as no call runs and every answer has been sent.
+pub async fn serve_connection_until<S, H, F>(
+    stream: S,
+    handler: H,
+    mut closing: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite,
+    H: Fn(Call) -> F,
+    F: Future<Output = Result<Vec<u8>, Status>>,
+{
     let (gone, caller) = watch::channel(false);
     let mut connection =
         Connection { running: FuturesUnordered::new(), unsent: Unsent::default(), last: 0 };
-    connection.talk(stream, &handler, &caller).await;
+    connection.talk(stream, &handler, &caller, &mut closing).await;
     gone.send_replace(true);
     while connection.running.next().await.is_some() {}
 }
@@ -152,8 +167,13 @@ struct Connection<F> {
 
 impl<F: Future<Output = Result<Vec<u8>, Status>>> Connection<F> {
     /// Reads, runs and answers until the peer has gone.
-    async fn talk<S, H>(&mut self, stream: S, handler: &H, caller: &watch::Receiver<bool>)
-    where
+    async fn talk<S, H>(
+        &mut self,
+        stream: S,
+        handler: &H,
+        caller: &watch::Receiver<bool>,
+        closing: &mut watch::Receiver<bool>,
+    ) where
         S: AsyncRead + AsyncWrite,
         H: Fn(Call) -> F,
     {
@@ -161,8 +181,19 @@ impl<F: Future<Output = Result<Vec<u8>, Status>>> Connection<F> {
         // The stream of frames holds the future that reads one, so that
         // losing a race against an answer loses no bytes.
         let mut frames = pin!(futures::stream::unfold(reader, next_frame));
+        let mut closing = pin!(async move {
+            // Nobody left who could turn it true: it never will.
+            if closing.wait_for(|closing| *closing).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        });
+        let mut asked_to_close = false;
         loop {
+            if asked_to_close && self.running.is_empty() && self.unsent.len() == 0 {
+                return;
+            }
             tokio::select! {
+                () = &mut closing, if !asked_to_close => asked_to_close = true,
                 frame = frames.next(), if self.unsent.len() < UNSENT_MAX => match frame {
                     Some(frame) => self.take(frame, handler, caller),
                     None => return,

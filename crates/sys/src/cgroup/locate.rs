@@ -17,3 +17,11 @@ pub(super) fn add_process(_group: &Cgroup, _pid: u32) -> Result<()> {
 pub(super) fn processes(_group: &Cgroup) -> Result<Vec<u32>> {
     todo!()
 }
+
+/// The group of this path below every hierarchy's mount point.
+///
+/// # Errors
+/// `NotFound` when no hierarchy has it.
+pub fn at(_path: &std::path::Path) -> Result<Cgroup> {
+    todo!()
+}

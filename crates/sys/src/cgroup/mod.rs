@@ -9,7 +9,7 @@ pub mod v2;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-pub use locate::of_pid;
+pub use locate::{at, of_pid};
 pub use oom::{OomEvent, OomWatch};
 
 /// Where a process is. Hybrid hierarchies are version 1: the controllers are

@@ -1,0 +1,248 @@
+//! Events to the daemon: one queue, in order, until each has been taken.
+//!
+//! The daemon may be away for as long as it likes; the queue waits
+//! ([`crate::queue`]) and delivery goes on when its socket answers again. An
+//! event whose delivery broke off half-way is sent again, so that the daemon
+//! can see it twice but never miss it. Only an event that the daemon refuses
+//! for good (InvalidArgument, say) is dropped, with a line in the log.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use davit_protocols::ttrpc::client::{Client, ClientError};
+use davit_protocols::ttrpc::events_service::ForwardRequest;
+use davit_protocols::ttrpc::server::Metadata;
+use davit_protocols::ttrpc::types::Envelope;
+use davit_types::{ErrorKind, Kind, Namespace};
+use protobuf::Message;
+use protobuf::well_known_types::any::Any as WireAny;
+use protobuf::well_known_types::timestamp::Timestamp;
+use tokio::sync::Notify;
+
+use crate::events::Event;
+use crate::queue::Queue;
+use crate::{Failure, Reaper};
+
+/// The service that takes events.
+const SERVICE: &str = "containerd.services.events.ttrpc.v1.Events";
+
+/// How long the daemon may take for one event; then it is sent again.
+pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The first and the longest pause between tries while the daemon is away.
+pub const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// See [`PAUSE_MIN`].
+pub const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// How long an unused connection to the daemon is kept.
+pub const IDLE_MAX: Duration = Duration::from_secs(3);
+
+/// The way of events to the daemon: ordered, kept while the daemon is away,
+/// delivered when it is back. Cheap to clone; all clones are one queue.
+#[derive(Clone)]
+pub struct Publisher(Rc<Inner>);
+
+struct Inner {
+    namespace: Namespace,
+    queue: RefCell<Queue>,
+    added: Notify,
+    emptied: Notify,
+}
+
+/// Where events go.
+#[derive(Clone, Debug)]
+pub(crate) enum Destination {
+    /// The daemon's ttrpc socket.
+    Socket(PathBuf),
+    /// The daemon's command `publish`, for daemons without such a socket.
+    Command { binary: String, address: String, reaper: Reaper },
+    /// Nobody wants them.
+    Nowhere,
+}
+
+impl Publisher {
+    /// Starts delivering. Must be called on a `LocalSet`.
+    pub(crate) fn new(namespace: Namespace, bundle: &Path, destination: Destination) -> Self {
+        let publisher = Self(Rc::new(Inner {
+            namespace,
+            queue: RefCell::new(Queue::new(bundle)),
+            added: Notify::new(),
+            emptied: Notify::new(),
+        }));
+        tokio::task::spawn_local(deliver_all(publisher.0.clone(), destination));
+        publisher
+    }
+
+    /// Queues an event, stamped with the time of this call. Returns at once.
+    /// Events arrive in the order of the calls.
+    pub fn publish<E: Event>(&self, event: &E) {
+        match event.write_to_bytes() {
+            Ok(value) => self.publish_any(E::TOPIC, E::TYPE_NAME, value),
+            Err(e) => log::error!(topic = E::TOPIC, error:% = e; "an event cannot be encoded"),
+        }
+    }
+
+    /// Queues a message that is none of the task events: its topic, bare type
+    /// name and bytes.
+    pub fn publish_any(&self, topic: &str, type_name: &str, value: Vec<u8>) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut timestamp = Timestamp::new();
+        timestamp.seconds = since.as_secs() as i64;
+        timestamp.nanos = since.subsec_nanos() as i32;
+        let mut envelope = Envelope::new();
+        envelope.timestamp = Some(timestamp).into();
+        envelope.namespace = self.0.namespace.to_string();
+        envelope.topic = topic.to_owned();
+        envelope.event =
+            Some(WireAny { type_url: type_name.to_owned(), value, ..WireAny::default() }).into();
+        let mut request = ForwardRequest::new();
+        request.envelope = Some(envelope).into();
+        match request.write_to_bytes() {
+            Ok(bytes) => {
+                self.0.queue.borrow_mut().push(bytes);
+                self.0.added.notify_one();
+            }
+            Err(e) => log::error!(topic, error:% = e; "an event cannot be encoded"),
+        }
+    }
+
+    /// Waits until the queue is empty.
+    pub async fn drained(&self) {
+        loop {
+            let emptied = self.0.emptied.notified();
+            if self.0.queue.borrow().is_empty() {
+                return;
+            }
+            emptied.await;
+        }
+    }
+}
+
+/// The task that owns the connection.
+async fn deliver_all(inner: Rc<Inner>, destination: Destination) {
+    let mut client = None;
+    loop {
+        let front = inner.queue.borrow_mut().front().map(<[u8]>::to_vec);
+        let Some(event) = front else {
+            inner.emptied.notify_waiters();
+            if client.is_some()
+                && tokio::time::timeout(IDLE_MAX, inner.added.notified()).await.is_err()
+            {
+                client = None;
+            } else if client.is_none() {
+                inner.added.notified().await;
+            }
+            continue;
+        };
+        deliver(&mut client, &destination, event, inner.namespace.as_ref()).await;
+        inner.queue.borrow_mut().pop();
+    }
+}
+
+/// Returns when the event has been taken, or refused for good.
+async fn deliver(
+    client: &mut Option<Client>,
+    destination: &Destination,
+    event: Vec<u8>,
+    namespace: &str,
+) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        let failure = match destination {
+            Destination::Nowhere => return,
+            Destination::Socket(path) => forward(client, path, event.clone(), namespace)
+                .await
+                .err()
+                .map(|e| (e.kind(), e.to_string())),
+            Destination::Command { binary, address, reaper } => {
+                run_publish(binary, address, reaper, &event)
+                    .await
+                    .err()
+                    .map(|e| (e.kind(), e.to_string()))
+            }
+        };
+        let Some((kind, error)) = failure else { return };
+        if is_refusal(kind) {
+            log::error!(error = error.as_str(); "the daemon refused an event");
+            return;
+        }
+        log::debug!(error = error.as_str(); "forwarding an event failed; trying again");
+        *client = None;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Answers after which sending the same bytes again is of no use.
+fn is_refusal(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::InvalidArgument | ErrorKind::Unimplemented | ErrorKind::PermissionDenied
+    )
+}
+
+async fn forward(
+    client: &mut Option<Client>,
+    path: &Path,
+    event: Vec<u8>,
+    namespace: &str,
+) -> Result<(), ClientError> {
+    let connection = match client.take() {
+        Some(connection) if !connection.is_closed() => connection,
+        _ => connect(path).await?,
+    };
+    // As the Go client sends it beside the envelope's own.
+    let metadata = Metadata(vec![("containerd-namespace-ttrpc".to_owned(), namespace.to_owned())]);
+    connection.call_bytes(SERVICE, "Forward", event, &metadata, Some(FORWARD_TIMEOUT)).await?;
+    *client = Some(connection);
+    Ok(())
+}
+
+/// A socket that exists and does not accept, of a daemon that is stopped or
+/// wedged, must not hold up the retries.
+async fn connect(path: &Path) -> Result<Client, ClientError> {
+    tokio::time::timeout(FORWARD_TIMEOUT, Client::connect(path))
+        .await
+        .map_err(|_| ClientError::DeadlineExceeded)?
+}
+
+/// `BINARY --address A publish --topic T --namespace N`, the event on stdin.
+async fn run_publish(
+    binary: &str,
+    address: &str,
+    reaper: &Reaper,
+    event: &[u8],
+) -> Result<(), Failure> {
+    use std::io::Write;
+
+    let request = ForwardRequest::parse_from_bytes(event)
+        .map_err(|e| Failure::invalid(format!("decode an event: {e}")))?;
+    let envelope = request.envelope.unwrap_or_default();
+    let any = envelope.event.unwrap_or_default();
+    let value =
+        any.write_to_bytes().map_err(|e| Failure::invalid(format!("encode an event: {e}")))?;
+    let mut command = Command::new(binary);
+    command
+        .args(["--address", address, "publish", "--topic", &envelope.topic])
+        .args(["--namespace", &envelope.namespace])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut child =
+        reaper.spawn(&mut command).map_err(|e| Failure::io(format!("run {binary}"), &e))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // An event is far shorter than a pipe; this does not wait. One that
+        // the child does not read shows in its exit status.
+        let _ = stdin.write_all(&value);
+    }
+    match child.exit().await.status {
+        0 => Ok(()),
+        status => Err(Failure::new(
+            ErrorKind::Unavailable,
+            format!("{binary} publish: exit status {status}"),
+        )),
+    }
+}
