@@ -26,7 +26,7 @@ pub enum Error {
     #[error("{0}")]
     Runtime(String),
     /// A file or directory of the bundle.
-    #[error("failed to {operation} {path}")]
+    #[error("failed to {operation} {}", .path.display())]
     Io {
         /// What was tried: `create bundle directory`.
         operation: &'static str,
@@ -39,6 +39,9 @@ pub enum Error {
     /// that is no answer.
     #[error("{0}")]
     Binary(String),
+    /// Nobody listens at a shim's socket.
+    #[error("{0}")]
+    Connect(String),
     /// A shim's answer to a call; its own words.
     #[error("{message}")]
     Shim {
@@ -87,7 +90,9 @@ impl Kind for Error {
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::AlreadyExists(_) => ErrorKind::AlreadyExists,
             Self::ExecId { .. } => ErrorKind::InvalidArgument,
-            Self::Runtime(_) | Self::Binary(_) | Self::Closed => ErrorKind::Unknown,
+            Self::Runtime(_) | Self::Binary(_) | Self::Connect(_) | Self::Closed => {
+                ErrorKind::Unknown
+            }
             Self::Io { source, .. } => ErrorKind::of_io(source),
             Self::Shim { kind, .. } => *kind,
             Self::Deadline => ErrorKind::DeadlineExceeded,

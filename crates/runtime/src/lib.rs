@@ -18,16 +18,29 @@
 //! Inherited from containerd 2 (`core/runtime/v2`): the layout of bundles, the
 //! way shims are found, started and asked, and every error text.
 
+mod bootstrap;
+mod bundle;
+mod client;
+mod command;
+mod connection;
+mod create;
 mod deadline;
+mod end;
+mod errands;
 mod error;
-mod event_fields;
+mod load;
+mod names;
 mod options;
+mod shim;
+mod shim_log;
 mod state;
 mod tasks;
+mod told;
+mod turns;
 
+pub use davit_protocols::event_field;
 pub use deadline::Deadline;
 pub use error::Error;
-pub use event_fields::event_field;
 pub use options::{Config, CreateOptions, ExecOptions, Limits, Sandbox, Stdio};
 pub use state::{Exit, Process, ProcessState, Status};
 pub use tasks::Tasks;

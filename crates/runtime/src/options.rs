@@ -99,6 +99,14 @@ pub struct CreateOptions {
     pub sandbox: Option<Sandbox>,
 }
 
+impl CreateOptions {
+    /// The options that the shim is given: the task's, where they are set.
+    pub(crate) fn for_shim(&self) -> Option<&Any> {
+        let set = |options: &&Any| !options.value.is_empty();
+        self.task_options.as_ref().filter(set).or(self.runtime_options.as_ref())
+    }
+}
+
 /// A sandbox, and where its shim listens.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sandbox {

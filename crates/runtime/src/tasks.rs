@@ -1,56 +1,73 @@
-//! All tasks of the daemon.
+//! All tasks of the daemon, and the calls that go straight to their shims.
 
+use std::collections::BTreeMap;
+use std::future::Future;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use davit_events::Exchange;
-use davit_types::{Any, ContainerId, Envelope, ExecId, Labels, Namespace};
+use davit_protocols::topics;
+use davit_types::{Any, ContainerId, Envelope, ErrorKind, ExecId, Kind as _, Labels, Namespace};
 
-use crate::{Config, CreateOptions, Deadline, Error, ExecOptions, Exit, Process, ProcessState};
+use crate::bundle::make_directory;
+use crate::shim::{Shim, record_told};
+use crate::turns::{Key, Turn, Turns};
+use crate::{
+    Config, Deadline, Error, ExecOptions, Exit, Process, ProcessState, errands, names, told,
+};
+
+/// Others may pass the directories of all bundles, and see nothing.
+const PASSABLE: u32 = 0o711;
 
 /// All tasks of the daemon. Clones are the same thing.
 #[derive(Clone)]
-pub struct Tasks {
-    #[expect(dead_code, reason = "the bodies come next")]
-    config: Arc<Config>,
-    #[expect(dead_code, reason = "the bodies come next")]
+pub struct Tasks(Arc<Inner>);
+
+struct Inner {
+    config: Config,
     events: Arc<Exchange>,
+    shims: Mutex<BTreeMap<Key, Arc<Shim>>>,
+    turns: Turns,
 }
 
-#[expect(unused_variables, reason = "the bodies come next")]
 impl Tasks {
     /// No tasks yet. Makes the two directories where they are missing (mode
     /// 0711, as containerd's).
     pub fn new(config: Config, events: Arc<Exchange>) -> Result<Self, Error> {
-        todo!()
+        make_directory(&config.state, PASSABLE, true)?;
+        make_directory(&config.root, PASSABLE, true)?;
+        let (shims, turns) = (Mutex::default(), Turns::default());
+        Ok(Self(Arc::new(Inner { config, events, shims, turns })))
     }
 
-    /// Finds every bundle on disk and connects to its shim, all at once.
-    /// Returns when each was found, was cleaned up after, or did not answer
-    /// within the limit; those that did not are tried again in the background.
-    /// To be called once, after somebody can subscribe to the events of dead
-    /// shims, and before the API answers.
-    pub async fn load(&self) {
-        todo!()
+    /// Looks at an event that a shim has published, before it is passed on.
+    /// False when it tells the exit of a task's init a second time and is to
+    /// be dropped. The first time, the exit is kept in the bundle, so that the
+    /// shim's death makes nobody tell it again.
+    pub async fn observe(&self, envelope: &Envelope) -> bool {
+        if envelope.topic != topics::TASK_EXIT {
+            return true;
+        }
+        let Some((id, exit)) = told::init_exit(&envelope.event) else { return true };
+        match self.shim(&envelope.namespace, &id) {
+            Ok(shim) => self.note_exit(shim, exit).await,
+            Err(_) => true,
+        }
     }
 
-    /// Tells the tasks of an event that a shim has published, before it is
-    /// passed on, so that an exit is not told twice when that shim dies.
-    pub fn observe(&self, envelope: &Envelope) {
-        todo!()
-    }
-
-    /// Makes a task: the bundle, the shim, the container. Answers with the
-    /// init's pid. When anything fails, when the time is up, or when the
-    /// returned future is dropped, all of it is undone again.
-    pub async fn create(
-        &self,
-        namespace: &Namespace,
-        id: &ContainerId,
-        options: CreateOptions,
-        deadline: Deadline,
-    ) -> Result<u32, Error> {
-        todo!()
+    /// True when nobody has told this exit before.
+    pub(crate) async fn note_exit(&self, shim: Arc<Shim>, exit: Exit) -> bool {
+        if !shim.end.tell(exit.clone()) {
+            return false;
+        }
+        blocking(move || {
+            if let Err(error) = record_told(&shim.bundle, &exit) {
+                log::warn!(namespace = shim.namespace.as_str(), container = shim.id.as_str(),
+                    error:% = error.full_message(); "cannot keep an exit in its bundle");
+            }
+        })
+        .await;
+        true
     }
 
     /// Starts the init, or an exec that was made; answers with its pid.
@@ -61,17 +78,7 @@ impl Tasks {
         exec: Option<&ExecId>,
         deadline: Deadline,
     ) -> Result<u32, Error> {
-        todo!()
-    }
-
-    /// Deletes a stopped task with its shim and its bundle.
-    pub async fn delete(
-        &self,
-        namespace: &Namespace,
-        id: &ContainerId,
-        deadline: Deadline,
-    ) -> Result<Exit, Error> {
-        todo!()
+        self.shim(namespace, id)?.client(deadline).start(exec).await
     }
 
     /// Deletes a stopped exec.
@@ -82,7 +89,7 @@ impl Tasks {
         exec: &ExecId,
         deadline: Deadline,
     ) -> Result<Exit, Error> {
-        todo!()
+        self.shim(namespace, id)?.client(deadline).delete(Some(exec)).await
     }
 
     /// Adds a process, not yet started.
@@ -94,20 +101,23 @@ impl Tasks {
         options: ExecOptions,
         deadline: Deadline,
     ) -> Result<(), Error> {
-        todo!()
+        self.shim(namespace, id)?.client(deadline).exec(exec, options).await
     }
 
     /// Whether a task of this id is known.
     pub fn contains(&self, namespace: &Namespace, id: &ContainerId) -> bool {
-        todo!()
+        self.shim(namespace, id).is_ok()
     }
 
     /// The ids of a namespace's tasks, in order.
     pub fn ids(&self, namespace: &Namespace) -> Vec<ContainerId> {
-        todo!()
+        let shims = self.shims();
+        let ours = shims.keys().filter(|(n, _)| n == namespace);
+        ours.map(|(_, id)| id.clone()).collect()
     }
 
-    /// The state of the init, or of an exec.
+    /// The state of the init, or of an exec. That of a task whose shim has
+    /// died is not found.
     pub async fn state(
         &self,
         namespace: &Namespace,
@@ -115,14 +125,37 @@ impl Tasks {
         exec: Option<&ExecId>,
         deadline: Deadline,
     ) -> Result<ProcessState, Error> {
-        todo!()
+        let answer = self.shim(namespace, id)?.client(deadline).state(exec).await;
+        answer.map_err(|error| gone(error, id))
     }
 
-    /// The states of all inits of a namespace, asked for at once. A shim that
-    /// does not answer within the limit is listed as unknown; a task that is
-    /// gone meanwhile is not listed.
+    /// As [`Self::state`], for overviews: a shim that does not answer within
+    /// the limit, or answers something else than that there is no such
+    /// process, gives a process of unknown status.
+    pub async fn status(
+        &self,
+        namespace: &Namespace,
+        id: &ContainerId,
+        exec: Option<&ExecId>,
+        deadline: Deadline,
+    ) -> Result<ProcessState, Error> {
+        let deadline = deadline.at_most(self.0.config.limits.task_state);
+        let error = match self.state(namespace, id, exec, deadline).await {
+            Err(error) if !missing(&error) => error,
+            result => return result,
+        };
+        log::error!(namespace = namespace.as_str(), container = id.as_str(),
+            error:% = error.full_message(); "cannot get the state of a task");
+        let name = exec.map_or(id.as_str(), ExecId::as_str);
+        Ok(ProcessState { id: name.to_owned(), ..Default::default() })
+    }
+
+    /// The states of all inits of a namespace, asked for at once, each as by
+    /// [`Self::status`]. A task that is gone meanwhile is not listed.
     pub async fn list(&self, namespace: &Namespace, deadline: Deadline) -> Vec<ProcessState> {
-        todo!()
+        let ids = self.ids(namespace);
+        let states = ids.iter().map(|id| self.status(namespace, id, None, deadline));
+        futures::future::join_all(states).await.into_iter().filter_map(Result::ok).collect()
     }
 
     /// Signals the init or an exec; with `all`, every process of the container.
@@ -135,7 +168,8 @@ impl Tasks {
         all: bool,
         deadline: Deadline,
     ) -> Result<(), Error> {
-        todo!()
+        let answer = self.shim(namespace, id)?.client(deadline).kill(exec, signal, all).await;
+        answer.map_err(|error| gone(error, id))
     }
 
     /// Freezes the container.
@@ -145,7 +179,7 @@ impl Tasks {
         id: &ContainerId,
         deadline: Deadline,
     ) -> Result<(), Error> {
-        todo!()
+        self.shim(namespace, id)?.client(deadline).pause().await
     }
 
     /// Lets a frozen container go on.
@@ -155,7 +189,7 @@ impl Tasks {
         id: &ContainerId,
         deadline: Deadline,
     ) -> Result<(), Error> {
-        todo!()
+        self.shim(namespace, id)?.client(deadline).resume().await
     }
 
     /// Every process of the container.
@@ -165,20 +199,19 @@ impl Tasks {
         id: &ContainerId,
         deadline: Deadline,
     ) -> Result<Vec<Process>, Error> {
-        todo!()
+        self.shim(namespace, id)?.client(deadline).processes().await
     }
 
-    /// Sets the size of a terminal, in characters.
+    /// Sets the size of a terminal: (columns, rows).
     pub async fn resize_pty(
         &self,
         namespace: &Namespace,
         id: &ContainerId,
         exec: Option<&ExecId>,
-        width: u32,
-        height: u32,
+        (width, height): (u32, u32),
         deadline: Deadline,
     ) -> Result<(), Error> {
-        todo!()
+        self.shim(namespace, id)?.client(deadline).resize_pty(exec, width, height).await
     }
 
     /// Ends a process's stdin.
@@ -189,7 +222,7 @@ impl Tasks {
         exec: Option<&ExecId>,
         deadline: Deadline,
     ) -> Result<(), Error> {
-        todo!()
+        self.shim(namespace, id)?.client(deadline).close_stdin(exec).await
     }
 
     /// Has the runtime write a checkpoint into the directory `path`.
@@ -201,7 +234,8 @@ impl Tasks {
         options: Option<Any>,
         deadline: Deadline,
     ) -> Result<(), Error> {
-        todo!()
+        let path = path.to_string_lossy().into_owned();
+        self.shim(namespace, id)?.client(deadline).checkpoint(path, options).await
     }
 
     /// Changes the container's resources.
@@ -213,10 +247,11 @@ impl Tasks {
         annotations: &Labels,
         deadline: Deadline,
     ) -> Result<(), Error> {
-        todo!()
+        self.shim(namespace, id)?.client(deadline).update(resources, annotations).await
     }
 
-    /// Waits for the init's exit, or an exec's.
+    /// Waits for the init's exit, or an exec's. When the shim dies meanwhile,
+    /// the init's exit is what its clean-up found out.
     pub async fn wait(
         &self,
         namespace: &Namespace,
@@ -224,7 +259,11 @@ impl Tasks {
         exec: Option<&ExecId>,
         deadline: Deadline,
     ) -> Result<Exit, Error> {
-        todo!()
+        let shim = self.shim(namespace, id)?;
+        match shim.client(deadline).wait(exec).await {
+            Err(Error::Closed) if exec.is_none() => deadline.limit(shim.end.finished()).await,
+            answer => answer,
+        }
     }
 
     /// The container's cgroup statistics (`io.containerd.cgroups.v1.Metrics`
@@ -235,7 +274,8 @@ impl Tasks {
         id: &ContainerId,
         deadline: Deadline,
     ) -> Result<Option<Any>, Error> {
-        todo!()
+        let answer = self.shim(namespace, id)?.client(deadline).stats().await;
+        answer.map_err(|error| gone(error, id))
     }
 
     /// What the shim binary of `runtime` says of itself (`-info`): a
@@ -247,6 +287,82 @@ impl Tasks {
         options: Option<Any>,
         deadline: Deadline,
     ) -> Result<Vec<u8>, Error> {
-        todo!()
+        let program =
+            names::resolve(runtime).map_err(|e| e.doing("failed to resolve runtime path"))?;
+        let deadline = deadline.at_most(self.0.config.limits.shim_start);
+        errands::info(&program, options.as_ref(), deadline).await
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    pub(crate) fn events(&self) -> &Exchange {
+        &self.0.events
+    }
+
+    /// The right to make or end one task.
+    pub(crate) async fn turn(&self, namespace: &Namespace, id: &ContainerId) -> Turn {
+        self.0.turns.wait((namespace.clone(), id.clone())).await
+    }
+
+    /// The task of this id.
+    pub(crate) fn shim(&self, namespace: &Namespace, id: &ContainerId) -> Result<Arc<Shim>, Error> {
+        let key = (namespace.clone(), id.clone());
+        self.shims().get(&key).cloned().ok_or_else(|| Error::NotFound(id.clone()))
+    }
+
+    pub(crate) fn register(&self, shim: Arc<Shim>) {
+        self.shims().insert((shim.namespace.clone(), shim.id.clone()), shim);
+    }
+
+    /// Forgets this task, unless another has taken its id.
+    pub(crate) fn unregister(&self, shim: &Arc<Shim>) {
+        let key = (shim.namespace.clone(), shim.id.clone());
+        let mut shims = self.shims();
+        if shims.get(&key).is_some_and(|known| Arc::ptr_eq(known, shim)) {
+            shims.remove(&key);
+        }
+    }
+
+    /// Whether another task is in the same shim process.
+    pub(crate) fn shares(&self, shim: &Arc<Shim>) -> bool {
+        let other = |known: &Arc<Shim>| !Arc::ptr_eq(known, shim) && known.address == shim.address;
+        self.shims().values().any(other)
+    }
+
+    /// The map stays whole when a thread panics: it is only ever inserted to
+    /// and removed from. Never held across a wait.
+    fn shims(&self) -> MutexGuard<'_, BTreeMap<Key, Arc<Shim>>> {
+        self.0.shims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A task whose shim has gone is no more.
+fn gone(error: Error, id: &ContainerId) -> Error {
+    match error {
+        Error::Closed => Error::NotFound(id.clone()),
+        error => error,
+    }
+}
+
+fn missing(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unavailable)
+}
+
+/// Does `work` to its end, although the caller may go.
+pub(crate) async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::spawn(work).await.unwrap_or_else(|failure| {
+        Err(Error::Shim { kind: ErrorKind::Internal, message: format!("internal: {failure}") })
+    })
+}
+
+/// Files and mounts, off the threads that serve sockets.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(failure) => std::panic::resume_unwind(failure.into_panic()),
     }
 }

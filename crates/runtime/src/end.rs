@@ -1,0 +1,188 @@
+//! The end of a task: deleted by somebody, or cleaned up after its shim died.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use davit_protocols::topics;
+use davit_types::{ContainerId, ErrorKind, Kind as _, Namespace};
+
+use crate::bundle::Bundle;
+use crate::errands::program_of;
+use crate::shim::{End, Shim, recorded};
+use crate::tasks::{blocking, to_the_end};
+use crate::{Deadline, Error, Exit, Tasks, told};
+
+/// The exit status of an init that nobody can say anything about (containerd,
+/// `cleanupAfterDeadShim`).
+const UNKNOWN_STATUS: u32 = 255;
+
+impl Tasks {
+    /// Deletes a stopped task with its shim and its bundle. Goes on when the
+    /// returned future is dropped.
+    pub async fn delete(
+        &self,
+        namespace: &Namespace,
+        id: &ContainerId,
+        deadline: Deadline,
+    ) -> Result<Exit, Error> {
+        let (tasks, namespace, id) = (self.clone(), namespace.clone(), id.clone());
+        to_the_end(async move { tasks.delete_whole(&namespace, &id, deadline).await }).await
+    }
+
+    async fn delete_whole(
+        &self,
+        namespace: &Namespace,
+        id: &ContainerId,
+        deadline: Deadline,
+    ) -> Result<Exit, Error> {
+        let _turn = deadline.limit(self.turn(namespace, id)).await?;
+        let shim = self.shim(namespace, id)?;
+        let answer = shim.client(deadline).delete(None).await;
+        match answer {
+            Err(Error::Closed) => Ok(self.bury(&shim).await),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error.doing("failed to delete task"))
+            }
+            answer => {
+                self.close(&shim, answer.as_ref().ok()).await;
+                answer.map_err(|error| error.doing("failed to delete task"))
+            }
+        }
+    }
+
+    /// Removes what is left of a task that its shim has deleted.
+    async fn close(&self, shim: &Arc<Shim>, exit: Option<&Exit>) {
+        if !shim.end.claim() {
+            return;
+        }
+        if !shim.sandboxed && !self.send_away(shim).await {
+            log::error!(namespace = shim.namespace.as_str(), container = shim.id.as_str();
+                "failed to shutdown shim task and the shim might be leaked");
+        }
+        self.remove_bundle(&shim.namespace, &shim.id, &shim.bundle).await;
+        self.unregister(shim);
+        shim.end.finish(exit.cloned().unwrap_or_default());
+    }
+
+    /// Asks a shim to go and waits until it has, unless it has other tasks to
+    /// look after. False when it did not within the limit.
+    pub(crate) async fn send_away(&self, shim: &Arc<Shim>) -> bool {
+        if shim.sandboxed {
+            return true;
+        }
+        let deadline = Deadline::after(self.config().limits.shim_shutdown);
+        match shim.client(deadline).shutdown().await {
+            Ok(()) if self.shares(shim) => true,
+            // A new shim for the same id must not find this one's socket.
+            Ok(()) => deadline.limit(shim.connection.closed()).await.is_ok(),
+            Err(error) => matches!(error, Error::Closed),
+        }
+    }
+
+    /// Cleans up after the shim when it has gone before its task was deleted.
+    pub(crate) fn watch(&self, shim: Arc<Shim>) {
+        let tasks = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = shim.end.finished() => return,
+                () = shim.connection.closed() => {}
+            }
+            let _turn = tasks.turn(&shim.namespace, &shim.id).await;
+            tasks.bury(&shim).await;
+        });
+    }
+
+    /// Cleans up after a dead shim: what is left of the container, the bundle,
+    /// and the events that nobody has heard yet. Done once; whoever comes
+    /// later gets the same exit. The caller has the task's turn.
+    pub(crate) async fn bury(&self, shim: &Arc<Shim>) -> Exit {
+        if !shim.end.claim() {
+            return shim.end.finished().await;
+        }
+        let task = Dead {
+            namespace: &shim.namespace,
+            id: &shim.id,
+            bundle: &shim.bundle,
+            program: shim.program.as_deref(),
+        };
+        let exit = self.clean_up(&task, &shim.end).await;
+        self.unregister(shim);
+        self.tell_end(&task, &shim.end, &exit);
+        shim.end.finish(exit.clone());
+        exit
+    }
+
+    /// As [`Self::bury`], for a shim that was dead when the daemon found its
+    /// bundle.
+    pub(crate) async fn bury_unknown(
+        &self,
+        namespace: &Namespace,
+        id: &ContainerId,
+        bundle: &Bundle,
+    ) {
+        let program = program_of(bundle);
+        let task = Dead { namespace, id, bundle, program: program.as_deref() };
+        let end = End::new(recorded(bundle));
+        let exit = self.clean_up(&task, &end).await;
+        self.tell_end(&task, &end, &exit);
+    }
+
+    /// Cleans up; answers with the exit: the one that was told, or that the
+    /// binary's `delete` found out, or containerd's for one that nobody knows.
+    async fn clean_up(&self, task: &Dead<'_>, end: &End) -> Exit {
+        log::warn!(namespace = task.namespace.as_str(), container = task.id.as_str();
+            "cleaning up after shim disconnected");
+        let found = self.ask_binary(task).await;
+        self.remove_bundle(task.namespace, task.id, task.bundle).await;
+        end.told().cloned().unwrap_or(found)
+    }
+
+    async fn ask_binary(&self, task: &Dead<'_>) -> Exit {
+        let now = Some(SystemTime::now());
+        let unknown = Exit { pid: 0, status: UNKNOWN_STATUS, at: now };
+        let Some(program) = task.program else { return unknown };
+        let errands = self.errands(task.namespace, task.id, task.bundle, program);
+        let limit = Deadline::after(self.config().limits.shim_cleanup);
+        match errands.delete(limit).await {
+            Ok(exit) => Exit { at: exit.at.or(now), ..exit },
+            Err(error) => {
+                log::warn!(namespace = task.namespace.as_str(), container = task.id.as_str(),
+                    error:% = error.full_message(); "failed to clean up after shim disconnected");
+                unknown
+            }
+        }
+    }
+
+    /// Tells of the end what nobody has told yet.
+    fn tell_end(&self, task: &Dead<'_>, end: &End, exit: &Exit) {
+        if end.told().is_none() && end.tell(exit.clone()) {
+            let event = told::task_exit(task.id, exit);
+            self.publish(task.namespace, topics::TASK_EXIT, event);
+        }
+        let event = told::task_delete(task.id, exit);
+        self.publish(task.namespace, topics::TASK_DELETE, event);
+    }
+
+    async fn remove_bundle(&self, namespace: &Namespace, id: &ContainerId, bundle: &Bundle) {
+        let bundle = bundle.clone();
+        if let Err(error) = blocking(move || bundle.remove()).await {
+            log::error!(namespace = namespace.as_str(), container = id.as_str(),
+                error:% = error.full_message(); "failed to delete bundle");
+        }
+    }
+
+    pub(crate) fn publish(&self, namespace: &Namespace, topic: &str, event: davit_types::Any) {
+        if let Err(error) = self.events().publish(namespace, topic, event) {
+            log::error!(topic = topic, error:% = error.full_message(); "error publishing event");
+        }
+    }
+}
+
+/// A task whose shim is dead.
+struct Dead<'a> {
+    namespace: &'a Namespace,
+    id: &'a ContainerId,
+    bundle: &'a Bundle,
+    program: Option<&'a Path>,
+}
