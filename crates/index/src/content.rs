@@ -1,12 +1,29 @@
 //! Content, as a namespace sees it (containerd, `core/metadata/content.go`).
+//!
+//! The blob store knows bytes and digests. Which namespace has which blob,
+//! its labels, and what a namespace calls its ingests is in the index. Bytes
+//! are on disk before a row speaks of them, and go after the last row that
+//! did; what a crash leaves between the two, collection finds.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use davit_content::{IngestStatus, LocalStore, Reader};
-use davit_types::{Digest, Labels, Namespace};
+use davit_types::{Digest, Kind as _, Labels, Namespace};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::{Index, LeaseId, Result};
+use crate::adaptors::{Ingest, walk_filters};
+use crate::objects::{self, Kind, validate_labels};
+use crate::pending::Pending;
+use crate::time::{from_nanos, to_nanos};
+use crate::{Error, Index, LeaseId, Result, digests, leases};
+
+mod writer;
+
+pub use writer::ContentWriter;
+
+/// How long an ingest stays that no lease holds and nobody goes on with.
+const INGEST_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What a namespace knows of a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,19 +65,26 @@ pub struct WriterRequest {
 
 /// The blobs and ingests of all namespaces.
 #[derive(Debug)]
-pub struct ContentStore {}
+pub struct ContentStore {
+    index: Arc<Index>,
+    local: Arc<LocalStore>,
+    sharing: Sharing,
+    pending: Pending,
+}
 
 impl ContentStore {
     /// The view that `index` gives of `local`.
     pub fn new(index: Arc<Index>, local: Arc<LocalStore>, sharing: Sharing) -> Self {
-        let _ = (index, local, sharing);
-        todo!()
+        Self { index, local, sharing, pending: Pending::default() }
     }
 
     /// What is known of a blob.
     pub fn info(&self, namespace: &Namespace, digest: &Digest) -> Result<ContentInfo> {
-        let _ = (namespace, digest);
-        todo!()
+        self.index.look(|connection| {
+            find(connection, namespace, digest)?
+                .map(|(_, info)| info)
+                .ok_or_else(|| missing(digest))
+        })
     }
 
     /// Replaces a blob's labels; with `paths` (`labels`, `labels.KEY`) those
@@ -72,14 +96,43 @@ impl ContentStore {
         labels: &Labels,
         paths: &[String],
     ) -> Result<ContentInfo> {
-        let _ = (namespace, digest, labels, paths);
-        todo!()
+        let (namespace, digest) = (namespace.clone(), digest.clone());
+        let (labels, paths) = (labels.clone(), paths.to_vec());
+        self.index.change(move |connection| {
+            let (object, mut info) =
+                find(connection, &namespace, &digest)?.ok_or_else(|| missing(&digest))?;
+            objects::update_labels(&mut info.labels, &labels, &paths, |path| {
+                let digest = digest.as_str();
+                Error::InvalidArgument(format!(
+                    "cannot update {path:?} field on content info {digest:?}"
+                ))
+            })?;
+            validate_labels(&info.labels, "info.Labels")?;
+            info.updated_at = SystemTime::now();
+            objects::touch(connection, object, info.updated_at)?;
+            objects::describe(connection, object, Kind::Content, &mut info.labels, &[])?;
+            Ok(info)
+        })
     }
 
     /// Those that any of `filters` matches, all when there is none, by digest.
     pub fn list(&self, namespace: &Namespace, filters: &[String]) -> Result<Vec<ContentInfo>> {
-        let _ = (namespace, filters);
-        todo!()
+        let filters = walk_filters(filters)?;
+        self.index.look(|connection| {
+            let mut labels = objects::all_labels(connection, namespace, Kind::Content)?;
+            let sql = format!("{SELECT} WHERE o.namespace = ?1 AND o.kind = ?2 ORDER BY o.key");
+            let mut statement = connection.prepare_cached(&sql)?;
+            let mut rows = statement.query(params![namespace.as_str(), Kind::Content.as_str()])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                let mut info = read(row)?;
+                info.labels = labels.remove(&row.get(0)?).unwrap_or_default();
+                if filters.matches(&info) {
+                    found.push(info);
+                }
+            }
+            Ok(found)
+        })
     }
 
     /// Takes a blob from a namespace; its bytes go when no namespace has it.
@@ -89,45 +142,64 @@ impl ContentStore {
         digest: &Digest,
         lease: Option<&LeaseId>,
     ) -> Result<()> {
-        let _ = (namespace, digest, lease);
-        todo!()
+        let (namespace, lease, key) = (namespace.clone(), lease.cloned(), digest.clone());
+        self.index.change(move |connection| {
+            if !objects::delete(connection, &namespace, Kind::Content, key.as_str())? {
+                return Err(missing(&key));
+            }
+            leases::release(connection, &namespace, lease.as_ref(), Kind::Content, key.as_str())
+        })?;
+        // What the caller asked for is done; bytes that could not be removed
+        // are garbage like any other.
+        if let Err(error) = self.remove_bytes(digest) {
+            log::warn!(digest:%, error:%; "a blob that nobody has could not be removed");
+        }
+        Ok(())
     }
 
     /// Opens a blob for reading.
     pub fn reader(&self, namespace: &Namespace, digest: &Digest) -> Result<Reader> {
-        let _ = (namespace, digest);
-        todo!()
-    }
-
-    /// Begins an ingest, or goes on with it.
-    ///
-    /// # Errors
-    /// `AlreadyExists` when the namespace has the blob; it is then held by
-    /// `lease` all the same.
-    pub fn writer(
-        self: &Arc<Self>,
-        namespace: &Namespace,
-        request: WriterRequest,
-        lease: Option<&LeaseId>,
-    ) -> Result<ContentWriter> {
-        let _ = (namespace, request, lease);
-        todo!()
+        self.info(namespace, digest)?;
+        Ok(self.local.reader(digest)?)
     }
 
     /// Where an ingest stands; `reference` is the namespace's name for it.
     pub fn status(&self, namespace: &Namespace, reference: &str) -> Result<IngestStatus> {
-        let _ = (namespace, reference);
-        todo!()
+        let row = self.index.look(|connection| {
+            find_ingest(connection, namespace, reference)?.ok_or_else(|| no_ingest(reference))
+        })?;
+        let status = self.local.status(&row.reference)?;
+        Ok(IngestStatus { reference: reference.to_owned(), ..status })
     }
 
-    /// Where all ingests stand that any of `filters` matches.
+    /// Where all ingests stand that any of `filters` matches, by name.
     pub fn list_statuses(
         &self,
         namespace: &Namespace,
         filters: &[String],
     ) -> Result<Vec<IngestStatus>> {
-        let _ = (namespace, filters);
-        todo!()
+        let filters = walk_filters(filters)?;
+        let ingests: Vec<(String, String)> = self.index.look(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT o.key, i.reference FROM objects o JOIN ingests i ON i.id = o.id
+                 WHERE o.namespace = ?1 AND o.kind = 'ingest' ORDER BY o.key",
+            )?;
+            let rows =
+                statement.query_map([namespace.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })?;
+        let mut found = Vec::new();
+        for (reference, stored) in ingests {
+            let status = match self.local.status(&stored) {
+                Ok(status) => IngestStatus { reference, ..status },
+                Err(error) if error.kind() == davit_types::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if filters.matches(&Ingest(&status)) {
+                found.push(status);
+            }
+        }
+        Ok(found)
     }
 
     /// Throws an ingest away.
@@ -137,57 +209,163 @@ impl ContentStore {
         reference: &str,
         lease: Option<&LeaseId>,
     ) -> Result<()> {
-        let _ = (namespace, reference, lease);
-        todo!()
+        let (namespace, lease) = (namespace.clone(), lease.cloned());
+        let key = reference.to_owned();
+        let row = self.index.change(move |connection| {
+            let row = find_ingest(connection, &namespace, &key)?.ok_or_else(|| no_ingest(&key))?;
+            forget_ingest(connection, &namespace, &key, lease.as_ref())?;
+            Ok(row)
+        })?;
+        // One that shares another namespace's blob has no bytes of its own.
+        if row.expected.is_some() {
+            return Ok(());
+        }
+        self.remove_ingest(&row.reference)
+    }
+
+    /// Removes the bytes of an ingest whose row has gone.
+    pub(crate) fn remove_ingest(&self, stored_reference: &str) -> Result<()> {
+        match self.local.abort(stored_reference) {
+            Err(error) if error.kind() == davit_types::ErrorKind::NotFound => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Removes the bytes that a crash has left without a row: blobs that no
+    /// namespace has, and ingests that nobody knows. Looks at the whole
+    /// store. Goes on after a failure and reports the first.
+    pub fn cleanup(&self) -> Result<()> {
+        let blobs = self.local.walk()?.into_iter().map(|blob| self.remove_bytes(&blob.digest));
+        let ingests = self.local.list_statuses()?.into_iter().map(|status| {
+            let known = self.index.look(|connection| is_ingest(connection, &status.reference))?;
+            if known { Ok(()) } else { self.remove_ingest(&status.reference) }
+        });
+        let failures: Vec<Error> = blobs.chain(ingests).filter_map(Result::err).collect();
+        failures.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Removes the bytes of a blob that no namespace has, and nobody is about
+    /// to get.
+    pub(crate) fn remove_bytes(&self, digest: &Digest) -> Result<()> {
+        let remove = || {
+            let wanted = self.index.look(|connection| is_wanted(connection, digest))?;
+            if wanted {
+                return Ok(());
+            }
+            match self.local.delete(digest) {
+                Err(error) if error.kind() == davit_types::ErrorKind::NotFound => Ok(()),
+                other => Ok(other?),
+            }
+        };
+        self.pending.unless_busy(digest, remove).unwrap_or(Ok(()))
     }
 }
 
-/// An ingest that is being written. Dropping it keeps the bytes for a later
-/// writer of the same reference.
-#[derive(Debug)]
-pub struct ContentWriter {}
+fn missing(digest: &Digest) -> Error {
+    Error::NotFound(format!("content digest {digest}"))
+}
 
-impl ContentWriter {
-    /// Where the ingest stands.
-    pub fn status(&self) -> IngestStatus {
-        todo!()
-    }
+fn no_ingest(reference: &str) -> Error {
+    Error::NotFound(format!("reference {reference}"))
+}
 
-    /// The digest of what is written so far.
-    pub fn digest(&self) -> Digest {
-        todo!()
-    }
+const SELECT: &str = "
+    SELECT o.id, o.key, o.created, o.updated, b.size
+    FROM objects o JOIN blobs b ON b.id = o.id";
 
-    /// Bytes written so far.
-    pub fn offset(&self) -> u64 {
-        todo!()
-    }
+fn find(
+    connection: &Connection,
+    namespace: &Namespace,
+    digest: &Digest,
+) -> Result<Option<(i64, ContentInfo)>> {
+    let sql = format!("{SELECT} WHERE o.namespace = ?1 AND o.kind = ?2 AND o.key = ?3");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows =
+        statement.query(params![namespace.as_str(), Kind::Content.as_str(), digest.as_str()])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let object = row.get(0)?;
+    let mut info = read(row)?;
+    info.labels = objects::labels(connection, object)?;
+    Ok(Some((object, info)))
+}
 
-    /// Appends all of `data`.
-    pub fn write(&mut self, data: &[u8]) -> Result<()> {
-        let _ = data;
-        todo!()
-    }
+fn read(row: &Row<'_>) -> Result<ContentInfo> {
+    Ok(ContentInfo {
+        digest: digests::stored(&row.get::<_, String>(1)?)?,
+        size: row.get::<_, i64>(4)?.unsigned_abs(),
+        created_at: from_nanos(row.get(2)?),
+        updated_at: from_nanos(row.get(3)?),
+        labels: Labels::new(),
+    })
+}
 
-    /// Empties the ingest; `size` can only be 0.
-    pub fn truncate(&mut self, size: u64) -> Result<()> {
-        let _ = size;
-        todo!()
-    }
+/// Whether any namespace has a blob, or is to get it without its bytes.
+fn is_wanted(connection: &Connection, digest: &Digest) -> Result<bool> {
+    let wanted = connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM namespaces n JOIN objects o
+                 ON o.namespace = n.name AND o.kind = 'content' AND o.key = ?1)
+             OR EXISTS (SELECT 1 FROM ingests WHERE expected = ?1)",
+        )?
+        .query_row([digest.as_str()], |row| row.get(0))?;
+    Ok(wanted)
+}
 
-    /// Makes the ingest a blob of the namespace, with `labels`, after having
-    /// checked `size` (0: any) and `expected`.
-    ///
-    /// # Errors
-    /// `AlreadyExists` when the namespace has got the blob meanwhile; the
-    /// ingest is gone then, too.
-    pub fn commit(
-        self,
-        size: u64,
-        expected: Option<&Digest>,
-        labels: &Labels,
-    ) -> Result<ContentInfo> {
-        let _ = (size, expected, labels);
-        todo!()
-    }
+/// Whether there is a row for what the blob store calls `reference`.
+fn is_ingest(connection: &Connection, reference: &str) -> Result<bool> {
+    let known = connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM ingests WHERE reference = ?1)")?
+        .query_row([reference], |row| row.get(0))?;
+    Ok(known)
+}
+
+/// Whether a namespace that has a blob lets others have it.
+fn is_shared(connection: &Connection, digest: &Digest) -> Result<bool> {
+    let shared = connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM namespace_labels l JOIN objects o
+                 ON o.namespace = l.namespace AND o.kind = 'content' AND o.key = ?1
+                 WHERE l.key = ?2 AND l.value = 'true')",
+        )?
+        .query_row(params![digest.as_str(), davit_types::labels::SHARING_POLICY], |row| {
+            row.get(0)
+        })?;
+    Ok(shared)
+}
+
+/// An ingest's row.
+struct IngestRow {
+    object: i64,
+    /// The blob store's name for it.
+    reference: String,
+    /// The blob that it is, when its bytes need not come.
+    expected: Option<String>,
+}
+
+fn find_ingest(
+    connection: &Connection,
+    namespace: &Namespace,
+    reference: &str,
+) -> Result<Option<IngestRow>> {
+    let row = connection
+        .prepare_cached(
+            "SELECT o.id, i.reference, i.expected FROM objects o JOIN ingests i ON i.id = o.id
+             WHERE o.namespace = ?1 AND o.kind = 'ingest' AND o.key = ?2",
+        )?
+        .query_row(params![namespace.as_str(), reference], |row| {
+            Ok(IngestRow { object: row.get(0)?, reference: row.get(1)?, expected: row.get(2)? })
+        })
+        .optional()?;
+    Ok(row)
+}
+
+/// Deletes an ingest's row, and takes it from `lease`.
+fn forget_ingest(
+    connection: &Connection,
+    namespace: &Namespace,
+    reference: &str,
+    lease: Option<&LeaseId>,
+) -> Result<()> {
+    objects::delete(connection, namespace, Kind::Ingest, reference)?;
+    leases::release(connection, namespace, lease, Kind::Ingest, reference)
 }

@@ -1,0 +1,381 @@
+//! Writing content: the namespace's half of an ingest.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use davit_content::{IngestStatus, LocalStore, Writer};
+use davit_types::{Algorithm, Digest, ErrorKind, Kind as _, Labels, Namespace};
+use rusqlite::{Connection, params};
+
+use super::{
+    ContentInfo, ContentStore, INGEST_LIFETIME, Sharing, WriterRequest, find_ingest, forget_ingest,
+    is_shared,
+};
+use crate::objects::{self, Kind, validate_labels};
+use crate::references::{Reference, Via};
+use crate::time::to_nanos;
+use crate::{Error, LeaseId, Result, leases};
+
+/// An ingest that is being written. Dropping it keeps the bytes for a later
+/// writer of the same reference.
+#[derive(Debug)]
+pub struct ContentWriter {
+    store: Arc<ContentStore>,
+    namespace: Namespace,
+    reference: String,
+    stored_reference: String,
+    lease: Option<LeaseId>,
+    bytes: Bytes,
+}
+
+/// Where a writer's bytes are.
+#[derive(Debug)]
+enum Bytes {
+    /// In an ingest of the blob store.
+    Own(Writer),
+    /// In a blob of another namespace, until something is written.
+    Shared(SharedBlob),
+}
+
+#[derive(Clone, Debug)]
+struct SharedBlob {
+    digest: Digest,
+    size: u64,
+    started_at: SystemTime,
+}
+
+/// What the index says to a request for a writer.
+enum Opened {
+    /// The namespace has the blob.
+    Exists,
+    Ingest {
+        stored_reference: String,
+        /// Whether the row is new.
+        fresh: bool,
+        shared: bool,
+    },
+}
+
+impl ContentStore {
+    /// Begins an ingest, or goes on with it.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the namespace has the blob; it is then held by
+    /// `lease` all the same. `Unavailable` when somebody else writes to it.
+    pub fn writer(
+        self: &Arc<Self>,
+        namespace: &Namespace,
+        request: WriterRequest,
+        lease: Option<&LeaseId>,
+    ) -> Result<ContentWriter> {
+        if request.reference.is_empty() {
+            return Err(Error::InvalidArgument("ref must not be empty".into()));
+        }
+        let _busy = request.expected.as_ref().map(|digest| self.pending.enter(digest));
+        let shareable = self.shareable(&request);
+        let opened = self.open_ingest(namespace, &request, shareable.is_some(), lease)?;
+        let (stored_reference, fresh, shared) = match (opened, &request.expected) {
+            (Opened::Ingest { stored_reference, fresh, shared }, _) => {
+                (stored_reference, fresh, shared)
+            }
+            (Opened::Exists, Some(digest)) => {
+                return Err(Error::AlreadyExists(format!("content {digest}")));
+            }
+            (Opened::Exists, None) => return Err(Error::AlreadyExists("content".into())),
+        };
+        let bytes = match shareable.filter(|_| shared) {
+            Some(blob) => Bytes::Shared(blob),
+            None => {
+                let opened = open_local(&self.local, &stored_reference, &request);
+                if opened.is_err() && fresh {
+                    self.forget(namespace, &request.reference, lease);
+                }
+                Bytes::Own(opened?)
+            }
+        };
+        Ok(ContentWriter {
+            store: Arc::clone(self),
+            namespace: namespace.clone(),
+            reference: request.reference,
+            stored_reference,
+            lease: lease.cloned(),
+            bytes,
+        })
+    }
+
+    /// The blob that the request expects, if the store has it in the size
+    /// that is expected.
+    fn shareable(&self, request: &WriterRequest) -> Option<SharedBlob> {
+        let digest = request.expected.as_ref()?;
+        let blob = self.local.info(digest).ok()?;
+        let fits = request.total == 0 || request.total == blob.size;
+        fits.then(|| SharedBlob {
+            digest: digest.clone(),
+            size: blob.size,
+            started_at: SystemTime::now(),
+        })
+    }
+
+    fn open_ingest(
+        &self,
+        namespace: &Namespace,
+        request: &WriterRequest,
+        on_disk: bool,
+        lease: Option<&LeaseId>,
+    ) -> Result<Opened> {
+        let number = self.index.number()?;
+        let all_shared = self.sharing == Sharing::Shared;
+        let (namespace, lease) = (namespace.clone(), lease.cloned());
+        let (reference, expected) = (request.reference.clone(), request.expected.clone());
+        self.index.change(move |connection| {
+            let mut shared = None;
+            if let Some(digest) = &expected {
+                let key = digest.as_str();
+                if objects::find(connection, &namespace, Kind::Content, key)?.is_some() {
+                    leases::hold(connection, &namespace, lease.as_ref(), Kind::Content, key)
+                        .map_err(|error| context("unable to lease content", error))?;
+                    return Ok(Opened::Exists);
+                }
+                if on_disk && (all_shared || is_shared(connection, digest)?) {
+                    shared = Some(digest);
+                }
+            }
+            let leased =
+                leases::hold(connection, &namespace, lease.as_ref(), Kind::Ingest, &reference)?;
+            let (object, stored_reference, fresh) =
+                ingest_row(connection, &namespace, &reference, number)?;
+            describe_ingest(connection, object, shared, leased)?;
+            Ok(Opened::Ingest { stored_reference, fresh, shared: shared.is_some() })
+        })
+    }
+
+    /// Deletes the row of an ingest that could not be begun.
+    fn forget(&self, namespace: &Namespace, reference: &str, lease: Option<&LeaseId>) {
+        let (namespace, lease) = (namespace.clone(), lease.cloned());
+        let key = reference.to_owned();
+        let forgotten = self
+            .index
+            .change(move |connection| forget_ingest(connection, &namespace, &key, lease.as_ref()));
+        if let Err(error) = forgotten {
+            log::warn!(reference, error:%; "an ingest that was not begun stays in the index");
+        }
+    }
+}
+
+fn context(text: &str, error: Error) -> Error {
+    match error {
+        Error::NotFound(what) => Error::NotFound(format!("{text}: {what}")),
+        other => other,
+    }
+}
+
+fn open_local(local: &LocalStore, reference: &str, request: &WriterRequest) -> Result<Writer> {
+    // The digest itself stays away from the store: what it has is no business
+    // of a namespace that has it not.
+    let algorithm = request.expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
+    Ok(local.open_writer_for(reference, request.total, algorithm)?)
+}
+
+/// Finds or adds the row of an ingest; its id, the blob store's name for it,
+/// and whether it is new.
+fn ingest_row(
+    connection: &Connection,
+    namespace: &Namespace,
+    reference: &str,
+    number: u64,
+) -> Result<(i64, String, bool)> {
+    if let Some(row) = find_ingest(connection, namespace, reference)? {
+        return Ok((row.object, row.reference, false));
+    }
+    let object =
+        objects::insert(connection, namespace, Kind::Ingest, reference, SystemTime::now())?
+            .ok_or_else(|| Error::AlreadyExists(format!("ingest {reference}")))?;
+    let stored_reference = format!("{namespace}/{number}/{reference}");
+    connection
+        .prepare_cached("INSERT INTO ingests (id, reference) VALUES (?1, ?2)")?
+        .execute(params![object, stored_reference])?;
+    Ok((object, stored_reference, true))
+}
+
+/// Says what blob an ingest shares, and until when it stays without a lease.
+fn describe_ingest(
+    connection: &Connection,
+    object: i64,
+    shared: Option<&Digest>,
+    leased: bool,
+) -> Result<()> {
+    connection
+        .prepare_cached("UPDATE ingests SET expected = ?2 WHERE id = ?1")?
+        .execute(params![object, shared.map(Digest::as_str)])?;
+    if !leased {
+        let end = SystemTime::now() + INGEST_LIFETIME;
+        connection
+            .prepare_cached("UPDATE objects SET root = 1, expires = ?2 WHERE id = ?1")?
+            .execute(params![object, to_nanos(end)])?;
+    }
+    connection.prepare_cached("DELETE FROM refs WHERE source = ?1")?.execute([object])?;
+    if let Some(digest) = shared {
+        let key = digest.as_str().to_owned();
+        let reference = Reference { kind: Kind::Content, key, via: Via::Own };
+        objects::refer(connection, object, &reference)?;
+    }
+    Ok(())
+}
+
+impl ContentWriter {
+    /// Where the ingest stands.
+    pub fn status(&self) -> IngestStatus {
+        let reference = self.reference.clone();
+        match &self.bytes {
+            Bytes::Own(writer) => IngestStatus { reference, ..writer.status() },
+            Bytes::Shared(blob) => IngestStatus {
+                reference,
+                offset: blob.size,
+                total: blob.size,
+                expected: Some(blob.digest.clone()),
+                started_at: blob.started_at,
+                updated_at: blob.started_at,
+            },
+        }
+    }
+
+    /// The digest of what is written so far.
+    pub fn digest(&self) -> Digest {
+        match &self.bytes {
+            Bytes::Own(writer) => writer.digest(),
+            Bytes::Shared(blob) => blob.digest.clone(),
+        }
+    }
+
+    /// Bytes written so far.
+    pub fn offset(&self) -> u64 {
+        match &self.bytes {
+            Bytes::Own(writer) => writer.offset(),
+            Bytes::Shared(blob) => blob.size,
+        }
+    }
+
+    /// Appends all of `data`. What was shared is copied first.
+    pub fn write(&mut self, data: &[u8]) -> Result<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        if let Bytes::Shared(blob) = &self.bytes {
+            let size = blob.size;
+            self.unshare(size)?;
+        }
+        match &mut self.bytes {
+            Bytes::Own(writer) => Ok(writer.write(data)?),
+            Bytes::Shared(_) => Err(Error::Unknown("the ingest is still shared".into())),
+        }
+    }
+
+    /// Empties the ingest; `size` can only be 0.
+    pub fn truncate(&mut self, size: u64) -> Result<()> {
+        match &mut self.bytes {
+            Bytes::Own(writer) => Ok(writer.truncate(size)?),
+            Bytes::Shared(_) => self.unshare(size),
+        }
+    }
+
+    /// Makes an own ingest of a shared one, with its first `size` bytes.
+    fn unshare(&mut self, size: u64) -> Result<()> {
+        let Bytes::Shared(blob) = &self.bytes else { return Ok(()) };
+        let local = &self.store.local;
+        let algorithm = blob.digest.algorithm();
+        let mut writer = local.open_writer_for(&self.stored_reference, size, algorithm)?;
+        let reader = local.reader(&blob.digest)?;
+        let mut buffer = vec![0; 64 * 1024];
+        let mut offset = writer.offset();
+        while offset < size {
+            let wanted = buffer.len().min(usize::try_from(size - offset).unwrap_or(usize::MAX));
+            let read = reader
+                .read_at(&mut buffer[..wanted], offset)
+                .map_err(|error| Error::Unknown(format!("read {}: {error}", blob.digest)))?;
+            if read == 0 {
+                break;
+            }
+            writer.write(&buffer[..read])?;
+            offset += read as u64;
+        }
+        let key = self.stored_reference.clone();
+        self.store.index.change(move |connection| {
+            connection
+                .prepare_cached("UPDATE ingests SET expected = NULL WHERE reference = ?1")?
+                .execute([key])?;
+            Ok(())
+        })?;
+        self.bytes = Bytes::Own(writer);
+        Ok(())
+    }
+
+    /// Makes the ingest a blob of the namespace, with `labels`, after having
+    /// checked `size` (0: any) and `expected`.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the namespace has got the blob meanwhile; the
+    /// ingest is gone then, too.
+    pub fn commit(
+        self,
+        size: u64,
+        expected: Option<&Digest>,
+        labels: &Labels,
+    ) -> Result<ContentInfo> {
+        validate_labels(labels, "info.Labels")?;
+        let written = self.offset();
+        if size != 0 && size != written {
+            return Err(Error::FailedPrecondition(format!(
+                "{:?} failed size validation: {written} != {size}",
+                self.reference
+            )));
+        }
+        let digest = self.digest();
+        let _busy = self.store.pending.enter(&digest);
+        match self.bytes {
+            Bytes::Own(writer) => match writer.commit(size, expected) {
+                // Another namespace has it; that this one gets it is news.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                other => drop(other?),
+            },
+            Bytes::Shared(_) if expected.is_some_and(|expected| *expected != digest) => {
+                return Err(Error::FailedPrecondition(format!(
+                    "{:?} unexpected digest",
+                    self.reference
+                )));
+            }
+            Bytes::Shared(_) => {}
+        }
+        let (namespace, reference) = (self.namespace, self.reference);
+        let (lease, labels, key) = (self.lease, labels.clone(), digest.clone());
+        let added = self.store.index.change(move |connection| {
+            forget_ingest(connection, &namespace, &reference, lease.as_ref())?;
+            let added = add_blob(connection, &namespace, key, written, labels)?;
+            let digest = digest.as_str();
+            leases::hold(connection, &namespace, lease.as_ref(), Kind::Content, digest)?;
+            Ok(added)
+        })?;
+        // Decided here, because the transaction stands although the blob is
+        // no news: the lease holds it, and the ingest is gone.
+        added.map_err(|digest| Error::AlreadyExists(format!("content {digest}")))
+    }
+}
+
+/// Adds a blob's row; the digest again when there is one.
+fn add_blob(
+    connection: &Connection,
+    namespace: &Namespace,
+    digest: Digest,
+    size: u64,
+    mut labels: Labels,
+) -> Result<std::result::Result<ContentInfo, Digest>> {
+    let now = SystemTime::now();
+    let Some(object) = objects::insert(connection, namespace, Kind::Content, digest.as_str(), now)?
+    else {
+        return Ok(Err(digest));
+    };
+    connection
+        .prepare_cached("INSERT INTO blobs (id, size) VALUES (?1, ?2)")?
+        .execute(params![object, size.cast_signed()])?;
+    objects::describe(connection, object, Kind::Content, &mut labels, &[])?;
+    Ok(Ok(ContentInfo { digest, size, created_at: now, updated_at: now, labels }))
+}
