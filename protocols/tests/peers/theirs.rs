@@ -1,0 +1,428 @@
+//! The messages of independent crates.
+
+use containerd_client as client;
+use containerd_shim_protos as shim;
+
+use crate::codec::{Codec, full, named, prost};
+
+/// `containerd-client`, by prost.
+pub fn client() -> Vec<Codec> {
+    let mut list = Vec::new();
+    prost!(
+        list,
+        client::events,
+        [
+            ContentCreate,
+            ContentDelete,
+            SnapshotPrepare,
+            SnapshotCommit,
+            SnapshotRemove,
+            ContainerCreate,
+            container_create::Runtime,
+            ContainerUpdate,
+            ContainerDelete,
+            NamespaceCreate,
+            NamespaceUpdate,
+            NamespaceDelete,
+            TaskCreate,
+            TaskStart,
+            TaskDelete,
+            TaskIo,
+            TaskExit,
+            TaskOom,
+            TaskExecAdded,
+            TaskExecStarted,
+            TaskPaused,
+            TaskResumed,
+            TaskCheckpointed,
+        ]
+    );
+    prost!(
+        list,
+        client::types,
+        [
+            Platform,
+            Envelope,
+            Sandbox,
+            sandbox::Runtime,
+            Metric,
+            Mount,
+            RuntimeRequest,
+            RuntimeVersion,
+            RuntimeInfo,
+            Descriptor,
+        ]
+    );
+    prost!(list, client::types::v1, [Process, ProcessInfo]);
+    prost!(
+        list,
+        client::types::transfer,
+        [
+            OciRegistry,
+            RegistryResolver,
+            AuthRequest,
+            AuthResponse,
+            Data,
+            WindowUpdate,
+            Progress,
+            ImageStore,
+            UnpackConfiguration,
+            ImageReference,
+            ImageImportStream,
+            ImageExportStream,
+        ]
+    );
+    prost!(list, client::google::rpc, [Status]);
+    prost!(
+        list,
+        client::services::v1,
+        [
+            Container,
+            container::Runtime,
+            GetContainerRequest,
+            GetContainerResponse,
+            ListContainersRequest,
+            ListContainersResponse,
+            CreateContainerRequest,
+            CreateContainerResponse,
+            UpdateContainerRequest,
+            UpdateContainerResponse,
+            DeleteContainerRequest,
+            ListContainerMessage,
+        ]
+    );
+    prost!(
+        list,
+        client::services::v1,
+        [
+            Info,
+            InfoRequest,
+            InfoResponse,
+            UpdateRequest,
+            UpdateResponse,
+            ListContentRequest,
+            ListContentResponse,
+            DeleteContentRequest,
+            ReadContentRequest,
+            ReadContentResponse,
+            Status,
+            StatusRequest,
+            StatusResponse,
+            ListStatusesRequest,
+            ListStatusesResponse,
+            WriteContentRequest,
+            WriteContentResponse,
+            AbortRequest,
+        ]
+    );
+    prost!(list, client::services::v1, [ApplyRequest, ApplyResponse, DiffRequest, DiffResponse]);
+    prost!(list, client::services::v1, [PublishRequest, ForwardRequest, SubscribeRequest]);
+    prost!(
+        list,
+        client::services::v1,
+        [
+            ImageCreate,
+            ImageUpdate,
+            ImageDelete,
+            Image,
+            GetImageRequest,
+            GetImageResponse,
+            CreateImageRequest,
+            CreateImageResponse,
+            UpdateImageRequest,
+            UpdateImageResponse,
+            ListImagesRequest,
+            ListImagesResponse,
+            DeleteImageRequest,
+        ]
+    );
+    prost!(
+        list,
+        client::services::v1,
+        [
+            Plugin,
+            PluginsRequest,
+            PluginsResponse,
+            ServerResponse,
+            DeprecationWarning,
+            PluginInfoRequest,
+            PluginInfoResponse,
+        ]
+    );
+    prost!(
+        list,
+        client::services::v1,
+        [
+            Lease,
+            CreateRequest,
+            CreateResponse,
+            DeleteRequest,
+            ListRequest,
+            ListResponse,
+            Resource,
+            AddResourceRequest,
+            DeleteResourceRequest,
+            ListResourcesRequest,
+            ListResourcesResponse,
+        ]
+    );
+    prost!(
+        list,
+        client::services::v1,
+        [
+            Namespace,
+            GetNamespaceRequest,
+            GetNamespaceResponse,
+            ListNamespacesRequest,
+            ListNamespacesResponse,
+            CreateNamespaceRequest,
+            CreateNamespaceResponse,
+            UpdateNamespaceRequest,
+            UpdateNamespaceResponse,
+            DeleteNamespaceRequest,
+        ]
+    );
+    prost!(list, client::services::v1, [StreamInit]);
+    prost!(
+        list,
+        client::services::v1,
+        [
+            CreateTaskRequest,
+            CreateTaskResponse,
+            StartRequest,
+            StartResponse,
+            DeleteTaskRequest,
+            DeleteResponse,
+            DeleteProcessRequest,
+            GetRequest,
+            GetResponse,
+            ListTasksRequest,
+            ListTasksResponse,
+            KillRequest,
+            ExecProcessRequest,
+            ExecProcessResponse,
+            ResizePtyRequest,
+            CloseIoRequest,
+            PauseTaskRequest,
+            ResumeTaskRequest,
+            ListPidsRequest,
+            ListPidsResponse,
+            CheckpointTaskRequest,
+            CheckpointTaskResponse,
+            UpdateTaskRequest,
+            MetricsRequest,
+            MetricsResponse,
+            WaitRequest,
+            WaitResponse,
+        ]
+    );
+    prost!(list, client::services::v1, [TransferRequest, TransferOptions]);
+    prost!(list, client::services::v1, [VersionResponse]);
+    prost!(
+        list,
+        client::services::v1::sandbox,
+        [
+            StoreCreateRequest,
+            StoreCreateResponse,
+            StoreUpdateRequest,
+            StoreUpdateResponse,
+            StoreDeleteRequest,
+            StoreDeleteResponse,
+            StoreListRequest,
+            StoreListResponse,
+            StoreGetRequest,
+            StoreGetResponse,
+            ControllerCreateRequest,
+            ControllerCreateResponse,
+            ControllerStartRequest,
+            ControllerStartResponse,
+            ControllerPlatformRequest,
+            ControllerPlatformResponse,
+            ControllerStopRequest,
+            ControllerStopResponse,
+            ControllerWaitRequest,
+            ControllerWaitResponse,
+            ControllerStatusRequest,
+            ControllerStatusResponse,
+            ControllerShutdownRequest,
+            ControllerShutdownResponse,
+            ControllerMetricsRequest,
+            ControllerMetricsResponse,
+            ControllerUpdateRequest,
+            ControllerUpdateResponse,
+        ]
+    );
+    prost!(
+        list,
+        client::services::v1::snapshots,
+        [
+            PrepareSnapshotRequest,
+            PrepareSnapshotResponse,
+            ViewSnapshotRequest,
+            ViewSnapshotResponse,
+            MountsRequest,
+            MountsResponse,
+            RemoveSnapshotRequest,
+            CommitSnapshotRequest,
+            StatSnapshotRequest,
+            Info,
+            StatSnapshotResponse,
+            UpdateSnapshotRequest,
+            UpdateSnapshotResponse,
+            ListSnapshotsRequest,
+            ListSnapshotsResponse,
+            UsageRequest,
+            UsageResponse,
+            CleanupRequest,
+        ]
+    );
+    list
+}
+
+/// `containerd-shim-protos`, by rust-protobuf.
+pub fn shim() -> Vec<Codec> {
+    let mut list = Vec::new();
+    full!(list, shim::bootstrap_api, [BootstrapParams, Extension, BootstrapResult]);
+    full!(
+        list,
+        shim::events::container,
+        [ContainerCreate, container_create::Runtime, ContainerUpdate, ContainerDelete,]
+    );
+    full!(list, shim::events::content, [ContentCreate, ContentDelete]);
+    full!(list, shim::events::namespace, [NamespaceCreate, NamespaceUpdate, NamespaceDelete]);
+    full!(list, shim::events::sandbox, [SandboxCreate, SandboxStart, SandboxExit]);
+    full!(list, shim::events::snapshot, [SnapshotPrepare, SnapshotCommit, SnapshotRemove]);
+    full!(
+        list,
+        shim::events::task,
+        [
+            TaskCreate,
+            TaskStart,
+            TaskDelete,
+            TaskIO,
+            TaskExit,
+            TaskOOM,
+            TaskExecAdded,
+            TaskExecStarted,
+            TaskPaused,
+            TaskResumed,
+            TaskCheckpointed,
+        ]
+    );
+    full!(list, shim::events::image, [ImageCreate, ImageUpdate, ImageDelete]);
+    full!(
+        list,
+        shim::cgroups::metrics,
+        [
+            Metrics,
+            HugetlbStat,
+            PidsStat,
+            CPUStat,
+            CPUUsage,
+            Throttle,
+            MemoryStat,
+            MemoryEntry,
+            MemoryOomControl,
+            BlkIOStat,
+            BlkIOEntry,
+            RdmaStat,
+            RdmaEntry,
+            NetworkStat,
+            CgroupStats,
+        ]
+    );
+    full!(
+        list,
+        shim::cgroups_v2::metrics,
+        [
+            Metrics,
+            PSIData,
+            PSIStats,
+            PidsStat,
+            CPUStat,
+            MemoryStat,
+            MemoryEvents,
+            RdmaStat,
+            RdmaEntry,
+            IOStat,
+            IOEntry,
+            HugeTlbStat,
+            NetworkStat,
+        ]
+    );
+    full!(list, shim::shim::oci, [Options, CheckpointOptions, ProcessDetails]);
+    full!(list, shim::shim::event, [Envelope]);
+    full!(list, shim::shim::events, [ForwardRequest]);
+    full!(
+        list,
+        shim::shim::shim,
+        [
+            CreateTaskRequest,
+            CreateTaskResponse,
+            DeleteRequest,
+            DeleteResponse,
+            ExecProcessRequest,
+            ExecProcessResponse,
+            ResizePtyRequest,
+            StateRequest,
+            StateResponse,
+            KillRequest,
+            CloseIORequest,
+            PidsRequest,
+            PidsResponse,
+            CheckpointTaskRequest,
+            UpdateTaskRequest,
+            StartRequest,
+            StartResponse,
+            WaitRequest,
+            WaitResponse,
+            StatsRequest,
+            StatsResponse,
+            ConnectRequest,
+            ConnectResponse,
+            ShutdownRequest,
+            PauseRequest,
+            ResumeRequest,
+        ]
+    );
+    full!(
+        list,
+        shim::sandbox_api,
+        [
+            CreateSandboxRequest,
+            CreateSandboxResponse,
+            StartSandboxRequest,
+            StartSandboxResponse,
+            PlatformRequest,
+            PlatformResponse,
+            StopSandboxRequest,
+            StopSandboxResponse,
+            UpdateSandboxRequest,
+            WaitSandboxRequest,
+            WaitSandboxResponse,
+            UpdateSandboxResponse,
+            SandboxStatusRequest,
+            SandboxStatusResponse,
+            PingRequest,
+            PingResponse,
+            ShutdownSandboxRequest,
+            ShutdownSandboxResponse,
+            SandboxMetricsRequest,
+            SandboxMetricsResponse,
+        ]
+    );
+    full!(list, shim::types::mount, [Mount, ActiveMount, ActivationInfo]);
+    full!(list, shim::types::task, [Process, ProcessInfo]);
+    full!(list, shim::types::introspection, [RuntimeRequest, RuntimeVersion, RuntimeInfo]);
+    full!(list, shim::types::platform, [Platform]);
+    list
+}
+
+/// `tonic-health`, by prost.
+pub fn health() -> Vec<Codec> {
+    use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+    vec![
+        named::<HealthCheckRequest>("grpc.health.v1.HealthCheckRequest"),
+        named::<HealthCheckResponse>("grpc.health.v1.HealthCheckResponse"),
+    ]
+}
