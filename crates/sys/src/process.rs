@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
@@ -119,6 +120,23 @@ impl PidFd {
         match result {
             0 => Ok(()),
             _ => Err(Error::process("pidfd_send_signal", self.pid, io::Error::last_os_error())),
+        }
+    }
+
+    /// Waits until the process, a child, has exited, and collects it.
+    ///
+    /// # Errors
+    /// `ECHILD` when it is no child, or was collected elsewhere.
+    pub fn wait(&self) -> Result<Reaped> {
+        loop {
+            if let Some(reaped) = self.try_wait()? {
+                return Ok(reaped);
+            }
+            let mut poll = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+            match nix::poll::poll(&mut poll, PollTimeout::NONE) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(e) => return Err(Error::process("poll", self.pid, e)),
+            }
         }
     }
 
