@@ -1,6 +1,8 @@
 //! Generates both sides of the API from the files in `proto/`, without
 //! `protoc`: prost and tonic for gRPC, rust-protobuf's lite runtime for ttrpc.
 
+#![cfg_attr(not(any(feature = "grpc", feature = "ttrpc")), allow(unused))]
+
 use std::error::Error;
 use std::path::{Path, PathBuf};
 

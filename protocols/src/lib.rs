@@ -10,6 +10,7 @@
 //! `davit-types`, and [`error`] is the one table between kinds of error and
 //! the status codes of the two protocols.
 
+#[cfg(any(feature = "grpc", feature = "ttrpc"))]
 pub mod convert;
 pub mod error;
 #[cfg(feature = "grpc")]

@@ -2,7 +2,6 @@
 //! numbers and types of fields, values of enums, methods of services.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use prost_reflect::{
     DescriptorPool, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, ServiceDescriptor,
@@ -31,20 +30,22 @@ impl FileResolver for Vendored {
     }
 }
 
-/// Where the source of a dependency of ours is.
+/// Where cargo has unpacked the dependency `package`, in the version that the
+/// lock file names. (`cargo metadata` would want to download what only other
+/// platforms need.)
 fn source_of(package: &str) -> PathBuf {
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--offline", "--manifest-path"])
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
-        .output()
-        .expect("cargo can be run");
-    let metadata: serde_json::Value =
-        serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON");
-    let found = metadata["packages"]
-        .as_array()
-        .and_then(|list| list.iter().find(|entry| entry["name"] == package))
-        .expect("it is a dependency");
-    Path::new(found["manifest_path"].as_str().unwrap()).parent().unwrap().to_owned()
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let lock = std::fs::read_to_string(workspace.join("Cargo.lock")).unwrap();
+    let entry = format!("name = \"{package}\"\nversion = \"");
+    let version = lock.split_once(&entry).and_then(|(_, rest)| rest.split('"').next()).unwrap();
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cargo"))).unwrap();
+    let mut places = vec![workspace.join("vendor").join(package)];
+    for registry in std::fs::read_dir(home.join("registry/src")).into_iter().flatten() {
+        places.push(registry.unwrap().path().join(format!("{package}-{version}")));
+    }
+    let found = places.iter().find(|place| place.is_dir());
+    found.unwrap_or_else(|| panic!("the source of {package} is in none of {places:?}")).clone()
 }
 
 /// What `package` defines in `folders`.
@@ -198,4 +199,43 @@ fn task_v2_is_task_v3() {
     };
     assert!(text("v3").len() > 30);
     assert_eq!(text("v2"), text("v3"));
+}
+
+/// The two services whose definitions none of the crates ships.
+#[test]
+fn services_without_a_peer() {
+    let of = |name: &str| methods(&definitions::pool().get_service_by_name(name).unwrap());
+    let all = |package: &str, list: &[(&str, &str, &str, bool)]| -> Vec<String> {
+        let full = |name: &str| match name {
+            "Empty" => "google.protobuf.Empty".to_owned(),
+            name => format!("{package}.{name}"),
+        };
+        let line = |(name, input, output, down): &(&str, &str, &str, bool)| {
+            format!("{name}({} false) {} {down}", full(input), full(output))
+        };
+        list.iter().map(line).collect()
+    };
+    assert_eq!(
+        of("containerd.services.mounts.v1.Mounts"),
+        all(
+            "containerd.services.mounts.v1",
+            &[
+                ("Activate", "ActivateRequest", "ActivateResponse", false),
+                ("Deactivate", "DeactivateRequest", "Empty", false),
+                ("Info", "InfoRequest", "InfoResponse", false),
+                ("List", "ListRequest", "ListMessage", true),
+                ("Update", "UpdateRequest", "UpdateResponse", false),
+            ]
+        )
+    );
+    assert_eq!(
+        of("grpc.health.v1.Health"),
+        all(
+            "grpc.health.v1",
+            &[
+                ("Check", "HealthCheckRequest", "HealthCheckResponse", false),
+                ("Watch", "HealthCheckRequest", "HealthCheckResponse", true),
+            ]
+        )
+    );
 }
