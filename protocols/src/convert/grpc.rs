@@ -128,3 +128,100 @@ impl TryFrom<wire::Envelope> for types::Envelope {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use davit_types::Kind;
+
+    use super::*;
+    use crate::convert::unset_time;
+    use crate::grpc::containerd::events::{TaskExit, TaskStart};
+
+    fn envelope() -> types::Envelope {
+        types::Envelope {
+            timestamp: unset_time(),
+            namespace: Namespace::new("default").unwrap(),
+            topic: "/tasks/exit".into(),
+            event: pack(&TaskExit { container_id: "c".into(), ..Default::default() }),
+        }
+    }
+
+    fn descriptor() -> wire::Descriptor {
+        wire::Descriptor {
+            media_type: "m".into(),
+            digest: format!("sha256:{}", "0a".repeat(32)),
+            size: 3,
+            annotations: [("k".to_owned(), "v".to_owned())].into(),
+        }
+    }
+
+    #[test]
+    fn what_is_packed_has_a_bare_type_name() {
+        let any = envelope().event;
+        assert_eq!(any.type_url, "containerd.events.TaskExit");
+        assert_eq!(unpack::<TaskExit>(&any).unwrap().container_id, "c");
+        let error = unpack::<TaskStart>(&any).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "type \"containerd.events.TaskExit\" where \"containerd.events.TaskStart\" was expected: \
+             invalid argument"
+        );
+        let damaged = types::Any { value: vec![0xff], ..any };
+        let error = unpack::<TaskExit>(&damaged).unwrap_err();
+        assert!(matches!(&error, UnpackError::Malformed { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn an_any_passes_to_the_bit() {
+        let odd = types::Any { type_url: "x/y z".into(), value: vec![0, 0xff] };
+        assert_eq!(any_from(any(odd.clone())), odd);
+    }
+
+    #[test]
+    fn envelopes_there_and_back() {
+        let wire = wire::Envelope::from(envelope());
+        assert_eq!(types::Envelope::try_from(wire), Ok(envelope()));
+    }
+
+    #[test]
+    fn an_envelope_names_the_field_that_is_wrong() {
+        let refused = |change: fn(&mut wire::Envelope)| {
+            let mut wire = wire::Envelope::from(envelope());
+            change(&mut wire);
+            types::Envelope::try_from(wire).unwrap_err().field
+        };
+        assert_eq!(refused(|e| e.timestamp = None), "timestamp");
+        assert_eq!(refused(|e| e.timestamp.as_mut().unwrap().nanos = -1), "timestamp");
+        assert_eq!(refused(|e| e.namespace = "a/b".into()), "namespace");
+        assert_eq!(refused(|e| e.event = None), "event");
+    }
+
+    #[test]
+    fn descriptors_there_and_back_and_refused() {
+        let domain = types::Descriptor::try_from(descriptor()).unwrap();
+        assert_eq!(wire::Descriptor::from(domain), descriptor());
+        let negative = wire::Descriptor { size: -1, ..descriptor() };
+        let error = types::Descriptor::try_from(negative).unwrap_err();
+        assert_eq!(error.full_message(), "size: -1 is negative: invalid argument");
+        let short = wire::Descriptor { digest: "sha256:0a".into(), ..descriptor() };
+        assert_eq!(types::Descriptor::try_from(short).unwrap_err().field, "digest");
+    }
+
+    #[test]
+    fn mounts_and_platforms_there_and_back() {
+        let mount = types::Mount {
+            kind: "bind".into(),
+            source: "/s".into(),
+            target: "t".into(),
+            options: vec!["ro".into()],
+        };
+        assert_eq!(types::Mount::from(wire::Mount::from(mount.clone())), mount);
+        let platform = types::Platform {
+            os: "linux".into(),
+            architecture: "arm".into(),
+            variant: "v7".into(),
+            os_version: "1".into(),
+        };
+        assert_eq!(types::Platform::from(wire::Platform::from(platform.clone())), platform);
+    }
+}

@@ -110,3 +110,70 @@ impl TryFrom<wire::Envelope> for types::Envelope {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::convert::unset_time;
+    use crate::ttrpc::events::{TaskExit, TaskStart};
+
+    fn envelope() -> types::Envelope {
+        types::Envelope {
+            timestamp: unset_time(),
+            namespace: Namespace::new("default").unwrap(),
+            topic: "/tasks/exit".into(),
+            event: pack(&TaskExit { container_id: "c".into(), ..Default::default() }),
+        }
+    }
+
+    #[test]
+    fn what_is_packed_has_a_bare_type_name() {
+        let any = envelope().event;
+        assert_eq!(any.type_url, "containerd.events.TaskExit");
+        assert_eq!(unpack::<TaskExit>(&any).unwrap().container_id, "c");
+        let error = unpack::<TaskStart>(&any).unwrap_err();
+        assert!(matches!(&error, UnpackError::Type { .. }), "{error:?}");
+        let damaged = types::Any { value: vec![0xff], ..any };
+        let error = unpack::<TaskExit>(&damaged).unwrap_err();
+        assert!(matches!(&error, UnpackError::Malformed { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn envelopes_there_and_back() {
+        let wire = wire::Envelope::from(envelope());
+        assert_eq!(types::Envelope::try_from(wire), Ok(envelope()));
+    }
+
+    #[test]
+    fn an_envelope_names_the_field_that_is_wrong() {
+        let refused = |change: fn(&mut wire::Envelope)| {
+            let mut wire = wire::Envelope::from(envelope());
+            change(&mut wire);
+            types::Envelope::try_from(wire).unwrap_err().field
+        };
+        assert_eq!(refused(|e| e.timestamp = None.into()), "timestamp");
+        assert_eq!(refused(|e| e.timestamp.as_mut().unwrap().seconds = i64::MAX), "timestamp");
+        assert_eq!(refused(|e| e.namespace = String::new()), "namespace");
+        assert_eq!(refused(|e| e.event = None.into()), "event");
+    }
+
+    #[test]
+    fn mounts_platforms_and_anys_there_and_back() {
+        let mount = types::Mount {
+            kind: "bind".into(),
+            source: "/s".into(),
+            target: "t".into(),
+            options: vec!["ro".into()],
+        };
+        assert_eq!(types::Mount::from(wire::Mount::from(mount.clone())), mount);
+        let platform = types::Platform {
+            os: "linux".into(),
+            architecture: "arm".into(),
+            variant: "v7".into(),
+            os_version: "1".into(),
+        };
+        assert_eq!(types::Platform::from(wire::Platform::from(platform.clone())), platform);
+        let odd = types::Any { type_url: "x/y z".into(), value: vec![0, 0xff] };
+        assert_eq!(any_from(any(odd.clone())), odd);
+    }
+}
