@@ -155,7 +155,7 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 }
 
 /// A sibling of `path` that is no id and that nobody else uses.
-fn hidden_name(path: &Path) -> PathBuf {
+pub(crate) fn hidden_name(path: &Path) -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let number = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -28,7 +28,12 @@ impl Client<'_> {
         self.id.to_string()
     }
 
-    pub async fn create(&self, bundle: &str, options: &CreateOptions) -> Result<u32, Error> {
+    pub async fn create(
+        &self,
+        bundle: &str,
+        checkpoint: String,
+        options: &CreateOptions,
+    ) -> Result<u32, Error> {
         let stdio = options.stdio.clone();
         let request = task::CreateTaskRequest {
             id: self.id(),
@@ -38,7 +43,7 @@ impl Client<'_> {
             stdin: stdio.stdin,
             stdout: stdio.stdout,
             stderr: stdio.stderr,
-            checkpoint: options.checkpoint.clone(),
+            checkpoint,
             options: optional(options.for_shim().cloned()),
             ..Default::default()
         };

@@ -13,10 +13,13 @@ use crate::errands::{self, Errands, kill_strays};
 use crate::shim::{End, Shim};
 use crate::shim_log::ShimLog;
 use crate::tasks::{blocking, to_the_end};
-use crate::{CreateOptions, Deadline, Error, Sandbox, Tasks, names};
+use crate::{Checkpoint, CreateOptions, Deadline, Error, Sandbox, Tasks, names};
 
 /// In a bundle whose task is in a sandbox: the sandbox's id.
 pub(crate) const SANDBOX_FILE: &str = "sandbox";
+
+/// In a working directory: what the task is restored from.
+const CHECKPOINT: &str = "restored-from";
 
 /// What is to be undone when the rest fails.
 #[derive(Default)]
@@ -104,7 +107,22 @@ impl Tasks {
         blocking(move || bundle.create(spec.as_ref())).await
     }
 
+    /// The directory that the task is restored from; empty where there is
+    /// none. One that goes with the task is moved to its working directory.
+    fn restored_from(order: &Order) -> Result<String, Error> {
+        match &order.options.checkpoint {
+            Checkpoint::None => Ok(String::new()),
+            Checkpoint::Path(path) => Ok(path.clone()),
+            Checkpoint::Owned(scratch) => {
+                let path = order.bundle.work.join(CHECKPOINT);
+                scratch.keep_as(&path)?;
+                Ok(path.to_string_lossy().into_owned())
+            }
+        }
+    }
+
     async fn make(&self, order: &Order, made: &mut Made) -> Result<u32, Error> {
+        let checkpoint = Self::restored_from(order)?;
         let shim = match &order.options.sandbox {
             Some(sandbox) => self.join_sandbox(order, sandbox).await,
             None => self.start_shim(order, made).await,
@@ -117,7 +135,7 @@ impl Tasks {
         self.register(shim.clone());
         let bundle = order.bundle.path.to_string_lossy();
         shim.client(order.deadline)
-            .create(&bundle, &order.options)
+            .create(&bundle, checkpoint, &order.options)
             .await
             .map_err(|error| error.doing("failed to create shim task"))
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use davit_types::{Any, Mount};
 
+use crate::Scratch;
+
 /// How the daemon is set up, as far as tasks are concerned.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -75,8 +77,20 @@ pub struct Stdio {
     pub terminal: bool,
 }
 
+/// What a task is restored from.
+#[derive(Debug, Default)]
+pub enum Checkpoint {
+    /// Nothing: it begins at its beginning.
+    #[default]
+    None,
+    /// A directory that somebody else keeps.
+    Path(String),
+    /// A directory that goes with the task.
+    Owned(Scratch),
+}
+
 /// What a task is to be.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct CreateOptions {
     /// The OCI runtime specification, as JSON, unchanged; some sandboxes have
     /// none.
@@ -86,8 +100,8 @@ pub struct CreateOptions {
     pub rootfs: Vec<Mount>,
     /// The init's streams.
     pub stdio: Stdio,
-    /// The directory of a checkpoint to restore from; empty for a fresh task.
-    pub checkpoint: String,
+    /// What it is restored from.
+    pub checkpoint: Checkpoint,
     /// `io.containerd.runc.v2`, or the absolute path of a shim binary.
     pub runtime: String,
     /// The container's runtime options.
