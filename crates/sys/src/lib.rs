@@ -7,6 +7,8 @@ pub mod cgroup;
 mod error;
 pub mod fifo;
 pub mod mount;
+#[cfg(feature = "tokio")]
+pub mod polled;
 pub mod process;
 pub mod socket;
 pub mod terminal;
