@@ -3,4 +3,12 @@
 //! The library half exists for tests; the binary is a thin `main.rs`.
 
 pub mod config;
+pub mod error;
+pub mod listen;
+pub mod lock;
+pub mod logging;
+pub mod mounts;
+pub mod notify;
+pub mod plugins;
 pub mod services;
+pub mod template;

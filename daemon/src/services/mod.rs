@@ -20,9 +20,10 @@ pub mod snapshots;
 pub mod tasks;
 pub mod version;
 
+use davit_events::Exchange;
 use davit_index::LeaseId;
-use davit_types::{ErrorKind, Kind, Namespace};
-use tonic::{Code, Request, Status};
+use davit_types::{Any, Kind, Namespace};
+use tonic::{Request, Status};
 
 /// The metadata key that says whose things a call is about (containerd,
 /// `pkg/namespaces/grpc.go`).
@@ -59,7 +60,16 @@ fn header<'a, T>(request: &'a Request<T>, key: &str) -> Option<&'a str> {
 /// its kind, and the whole message with every source behind it. For
 /// `.map_err(status)`.
 pub fn status(error: impl Kind) -> Status {
-    Status::new(code(error.kind()), error.full_message())
+    davit_protocols::error::status(&error)
+}
+
+/// Tells everybody of a change. For use right after the change was committed,
+/// in the same piece of blocking work, so that a caller who goes away does
+/// not take the news with it.
+pub fn publish(events: &Exchange, namespace: &Namespace, topic: &str, event: Any) {
+    if let Err(error) = events.publish(namespace, topic, event) {
+        log::error!(namespace:%, topic, error:%; "an event could not be published");
+    }
 }
 
 /// Runs blocking code (files, mounts, the index) on the blocking pool and
@@ -85,29 +95,10 @@ where
     }
 }
 
-fn code(kind: ErrorKind) -> Code {
-    match kind {
-        ErrorKind::InvalidArgument => Code::InvalidArgument,
-        ErrorKind::NotFound => Code::NotFound,
-        ErrorKind::AlreadyExists => Code::AlreadyExists,
-        ErrorKind::PermissionDenied => Code::PermissionDenied,
-        ErrorKind::ResourceExhausted => Code::ResourceExhausted,
-        ErrorKind::FailedPrecondition => Code::FailedPrecondition,
-        ErrorKind::Aborted => Code::Aborted,
-        ErrorKind::OutOfRange => Code::OutOfRange,
-        ErrorKind::Unimplemented => Code::Unimplemented,
-        ErrorKind::Internal => Code::Internal,
-        ErrorKind::Unavailable => Code::Unavailable,
-        ErrorKind::DataLoss => Code::DataLoss,
-        ErrorKind::Unauthenticated => Code::Unauthenticated,
-        ErrorKind::Canceled => Code::Cancelled,
-        ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
-        _ => Code::Unknown,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+
     use super::*;
 
     fn with(key: &'static str, value: &'static str) -> Request<()> {
