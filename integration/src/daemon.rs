@@ -69,6 +69,7 @@ pub struct Daemon {
     shim: Shim,
     process: Option<Child>,
     directory: TempDir,
+    state: String,
 }
 
 impl Daemon {
@@ -85,6 +86,12 @@ impl Daemon {
 
     /// Starts `server` with `shim` installed as `containerd-shim-runc-v2`.
     pub fn with_shim(server: Server, shim: Shim) -> Self {
+        Self::with_state(server, shim, "state")
+    }
+
+    /// The same with the state directory at `state`, a path relative to the
+    /// daemon's own directory.
+    pub fn with_state(server: Server, shim: Shim, state: &str) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("davit-it-")
             .rand_bytes(8)
@@ -99,7 +106,7 @@ impl Daemon {
         if peers::bin_dir().join("containerd-shim-davit-v2").exists() {
             link("containerd-shim-davit-v2", peers::ours("containerd-shim-davit-v2"));
         }
-        let mut daemon = Self { server, shim, process: None, directory };
+        let mut daemon = Self { server, shim, process: None, directory, state: state.to_owned() };
         fs::write(daemon.path("config.toml"), daemon.config()).expect("the directory is writable");
         daemon.launch();
         daemon
@@ -108,7 +115,7 @@ impl Daemon {
     /// What differs from the defaults: nothing that needs a network or CRI.
     fn config(&self) -> String {
         let root = self.path("root");
-        let state = self.path("state");
+        let state = self.path(&self.state);
         let disabled = match self.server {
             Server::Containerd16 => {
                 r#"["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]"#

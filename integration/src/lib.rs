@@ -7,9 +7,11 @@
 //! peers from the tree that `setup.sh` makes, `target/forky` by default.
 
 pub mod daemon;
+pub mod docker;
 pub mod image;
 pub mod leftovers;
 pub mod peers;
+pub mod terminal;
 pub mod text;
 
 pub use daemon::{Daemon, Server};

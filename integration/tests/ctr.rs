@@ -7,7 +7,7 @@
 use std::process::Command;
 
 use davit_integration::text::{normalise, without};
-use davit_integration::{Client, Daemon, Server, image, must, wait_for};
+use davit_integration::{Client, Daemon, Server, image, must, terminal, wait_for};
 
 /// One client on one daemon.
 struct Seat {
@@ -160,42 +160,17 @@ fn run_exit_codes(server: Server, client: Client) -> String {
     out + &seat.any(&["container", "ls", "-q"]) + &seat.any(&["snapshot", "ls"])
 }
 
-/// Runs `ctr` on a terminal of its own, which `script` makes.
-fn on_terminal(seat: &Seat, words: &[&str], input: &str) -> String {
-    let line = format!("{:?} {}", seat.command(words).get_program(), {
-        let command = seat.command(words);
-        let quoted: Vec<String> = command
-            .get_args()
-            .map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''")))
-            .collect();
-        quoted.join(" ")
-    });
-    let mut child = Command::new("script")
-        .args(["-qec", &line, "/dev/null"])
-        .env("TERM", "dumb")
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("script is part of util-linux");
-    std::io::Write::write_all(child.stdin.as_mut().expect("piped"), input.as_bytes())
-        .expect("script reads its input");
-    let output = child.wait_with_output().expect("the child was started");
+/// Runs `ctr` on a terminal of its own.
+fn on_terminal(seat: &Seat, words: &[&str]) -> String {
+    let (text, code) = terminal::run(&seat.command(words), "");
     // A process can end before ctr has told the terminal's size; it then complains.
-    let text = String::from_utf8_lossy(&output.stdout).replace('\r', "").replace("^@", "");
-    format!("{}\n[{:?}]", without(&text, &["resize pty"]), output.status.code())
+    format!("{}\n[{code:?}]", without(&text, &["resize pty"]))
 }
 
 fn run_tty(server: Server, client: Client) -> String {
     let seat = Seat::with_image(server, client);
-    on_terminal(
-        &seat,
-        &seat.run(
-            &["--rm", "--tty"],
-            "tty",
-            &["sh", "-c", "tty; test -t 0 && echo terminal; exit 5"],
-        ),
-        "",
-    )
+    let script = "tty; test -t 0 && echo terminal; exit 5";
+    on_terminal(&seat, &seat.run(&["--rm", "--tty"], "tty", &["sh", "-c", script]))
 }
 
 fn run_detached_life(server: Server, client: Client) -> String {
@@ -252,7 +227,7 @@ fn task_exec(server: Server, client: Client) -> String {
         + &exec("b", &["id"])
         + &seat.any(&["task", "exec", "--exec-id", "c", "--cwd", "/tmp", "host", "pwd"])
         + &seat.any(&["task", "exec", "--exec-id", "d", "none", "true"])
-        + &on_terminal(&seat, &["task", "exec", "--exec-id", "e", "-t", "host", "tty"], "")
+        + &on_terminal(&seat, &["task", "exec", "--exec-id", "e", "-t", "host", "tty"])
 }
 
 fn task_kill_signals(server: Server, client: Client) -> String {

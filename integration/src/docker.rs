@@ -1,0 +1,153 @@
+//! A private dockerd on a private daemon.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::{Daemon, image, must, peers, wait_for};
+
+/// Whose docker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// Debian 12's 20.10.
+    V20,
+    /// forky's 28.
+    V28,
+}
+
+impl Version {
+    fn program(self, name: &str) -> PathBuf {
+        match (self, name) {
+            (Self::V20, "dockerd") => "/usr/sbin/dockerd".into(),
+            (Self::V20, _) => "/usr/bin/docker".into(),
+            (Self::V28, _) => peers::forky(name),
+        }
+    }
+}
+
+/// A dockerd without a network of its own. Dropping it removes its containers
+/// and ends it, then the daemon below.
+pub struct Docker {
+    version: Version,
+    process: Option<Child>,
+    /// What it runs its containers on.
+    pub daemon: Daemon,
+}
+
+impl Docker {
+    /// Starts dockerd on `daemon`, with the default runtime `runc` or `crun`,
+    /// and waits until it answers.
+    pub fn start(version: Version, daemon: Daemon, runtime: &str) -> Self {
+        let config =
+            r#"{"runtimes": {"crun": {"path": "/usr/bin/crun"}}, "default-runtime": "RUNTIME"}"#;
+        std::fs::write(daemon.path("dockerd.json"), config.replace("RUNTIME", runtime))
+            .expect("the directory is writable");
+        let mut docker = Self { version, process: None, daemon };
+        docker.launch();
+        docker
+    }
+
+    fn launch(&mut self) {
+        let log = File::create(self.daemon.path("dockerd.log")).expect("the directory is writable");
+        let path = |name: &str| self.daemon.path(name);
+        let search = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", path("bin").display());
+        let mut command = Command::new(self.version.program("dockerd"));
+        command
+            .arg("--containerd")
+            .arg(self.daemon.socket())
+            .arg(format!("--containerd-namespace={}", self.daemon.namespace()))
+            .arg(format!("--containerd-plugins-namespace={}-plugins", self.daemon.namespace()))
+            .arg("--data-root")
+            .arg(path("docker"))
+            .arg("--exec-root")
+            .arg(path("docker-run"))
+            .arg("--pidfile")
+            .arg(path("dockerd.pid"))
+            .arg("--config-file")
+            .arg(path("dockerd.json"))
+            .arg(format!("--host=unix://{}", path("docker.sock").display()))
+            .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
+            .args(["--userland-proxy=false", "--storage-driver=overlay2", "--debug"])
+            .env("PATH", search)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a descriptor can be duplicated"))
+            .stderr(log);
+        if self.version == Version::V20 {
+            command.arg("--ip-forward=false");
+        }
+        self.process = Some(command.spawn().expect("dockerd is installed"));
+        wait_for("dockerd answers", 60, || {
+            let exited = self.process.as_mut().and_then(|child| child.try_wait().ok()).flatten();
+            assert!(exited.is_none(), "dockerd ended: {exited:?}\n{}", self.log());
+            let info = self.command(&["info"]).output().ok()?;
+            info.status.success().then_some(())
+        });
+    }
+
+    /// What dockerd has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.daemon.path("dockerd.log")).unwrap_or_default()
+    }
+
+    /// `docker` with these words.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(self.version.program("docker"));
+        command
+            .arg(format!("--host=unix://{}", self.daemon.path("docker.sock").display()))
+            .args(words)
+            .env("DOCKER_CONFIG", self.daemon.path("docker-config"))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Stdout of a `docker` that must succeed.
+    pub fn ok(&self, words: &[&str]) -> String {
+        must(&mut self.command(words))
+    }
+
+    /// Loads the busybox image.
+    pub fn load_image(&self) {
+        let archive = self.daemon.path("image.tar");
+        image::write_archive(&archive).expect("an archive can be written");
+        self.ok(&["load", "-i", &archive.to_string_lossy()]);
+    }
+
+    /// A field of `docker inspect`, by its Go template.
+    pub fn inspect(&self, container: &str, template: &str) -> String {
+        self.ok(&["inspect", "--format", template, container]).trim().to_owned()
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(40)..];
+            eprintln!("--- log of dockerd\n{}", tail.join("\n"));
+        }
+        let list = self.command(&["ps", "-aq"]).output();
+        for id in list
+            .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+            .unwrap_or_default()
+            .lines()
+        {
+            let _ = self.command(&["rm", "-f", id]).output();
+        }
+        if let Some(mut process) = self.process.take() {
+            let pid = Pid::from_raw(process.id().try_into().expect("a pid fits"));
+            let _ = kill(pid, Signal::SIGTERM);
+            for _ in 0..1000 {
+                if matches!(process.try_wait(), Ok(Some(_))) {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
