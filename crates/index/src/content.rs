@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::adaptors::{Ingest, walk_filters};
 use crate::objects::{self, Kind, validate_labels};
 use crate::pending::Pending;
-use crate::time::{from_nanos, to_nanos};
+use crate::time::from_nanos;
 use crate::{Error, Index, LeaseId, Result, digests, leases};
 
 mod writer;

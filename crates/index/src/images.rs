@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use davit_types::{Descriptor, Digest, Labels, Namespace};
+use davit_types::{Descriptor, Labels, Namespace};
 use rusqlite::{Connection, Row, params};
 
 use crate::adaptors::record_filters;
@@ -129,23 +129,23 @@ impl Images<'_> {
         })
     }
 
-    /// Deletes an image; with `target`, only if that is what it names.
+    /// Deletes an image; with `target`, only if that digest is what it names.
     pub fn delete(
         &self,
         namespace: &Namespace,
         name: &str,
-        target: Option<&Digest>,
+        target: Option<&str>,
         lease: Option<&LeaseId>,
     ) -> Result<()> {
         let (namespace, name) = (namespace.clone(), name.to_owned());
-        let (target, lease) = (target.cloned(), lease.cloned());
+        let (target, lease) = (target.map(str::to_owned), lease.cloned());
         self.index.change(move |connection| {
             leases::release(connection, &namespace, lease.as_ref(), Kind::Image, &name)?;
             if let Some(wanted) = target {
                 let (_, image) =
                     find(connection, &namespace, &name)?.ok_or_else(|| missing(&name))?;
                 let actual = image.target.digest;
-                if actual != wanted {
+                if actual.as_str() != wanted {
                     return Err(Error::NotFound(format!(
                         "image {name:?} has target {actual}, not {wanted}"
                     )));

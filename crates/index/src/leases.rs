@@ -179,8 +179,8 @@ fn find(
     let Some(lease) = objects::find(connection, namespace, Kind::Lease, id.as_str())? else {
         return Ok(None);
     };
-    let labels = objects::labels(connection, lease.id)?;
-    Ok(Some((lease.id, if references::is_flat(&labels) { Via::Flat } else { Via::Lease })))
+    let labels = objects::labels(connection, lease)?;
+    Ok(Some((lease, if references::is_flat(&labels) { Via::Flat } else { Via::Lease })))
 }
 
 /// Makes `lease`, if there is one, hold a thing that need not exist yet;

@@ -8,7 +8,7 @@ use davit_types::{Labels, Namespace};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::references::{self, Reference};
-use crate::time::{from_nanos, to_nanos};
+use crate::time::to_nanos;
 use crate::{Error, Result};
 
 /// A kind of thing.
@@ -54,35 +54,18 @@ impl Kind {
     }
 }
 
-/// What is common to all things.
-#[derive(Clone, Debug)]
-pub(crate) struct Object {
-    pub(crate) id: i64,
-    pub(crate) created_at: SystemTime,
-    pub(crate) updated_at: SystemTime,
-}
-
 /// Finds the thing called `key`.
 pub(crate) fn find(
     connection: &Connection,
     namespace: &Namespace,
     kind: Kind,
     key: &str,
-) -> Result<Option<Object>> {
-    let object = connection
-        .prepare_cached(
-            "SELECT id, created, updated FROM objects
-             WHERE namespace = ?1 AND kind = ?2 AND key = ?3",
-        )?
-        .query_row(params![namespace.as_str(), kind.as_str(), key], |row| {
-            Ok(Object {
-                id: row.get(0)?,
-                created_at: from_nanos(row.get(1)?),
-                updated_at: from_nanos(row.get(2)?),
-            })
-        })
+) -> Result<Option<i64>> {
+    let id = connection
+        .prepare_cached("SELECT id FROM objects WHERE namespace = ?1 AND kind = ?2 AND key = ?3")?
+        .query_row(params![namespace.as_str(), kind.as_str(), key], |row| row.get(0))
         .optional()?;
-    Ok(object)
+    Ok(id)
 }
 
 /// Adds a thing called `key`, and its namespace if need be; `None` when there
