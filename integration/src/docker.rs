@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{Daemon, image, must, peers, wait_for};
+use crate::{Daemon, Runtime, image, must, peers, wait_for};
 
 /// Whose docker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +41,16 @@ impl Docker {
     /// Starts dockerd on `daemon`, with the default runtime `runc` or `crun`,
     /// and waits until it answers.
     pub fn start(version: Version, daemon: Daemon, runtime: &str) -> Self {
-        let config =
-            r#"{"runtimes": {"crun": {"path": "/usr/bin/crun"}}, "default-runtime": "RUNTIME"}"#;
-        std::fs::write(daemon.path("dockerd.json"), config.replace("RUNTIME", runtime))
+        // docker 28 writes specs that are too new for Debian 12's crun.
+        let crun = match version {
+            Version::V20 => Runtime::Crun.path(),
+            Version::V28 => Runtime::NewCrun.path(),
+        };
+        let config = serde_json::json!({
+            "runtimes": {"crun": {"path": crun}},
+            "default-runtime": runtime,
+        });
+        std::fs::write(daemon.path("dockerd.json"), config.to_string())
             .expect("the directory is writable");
         let mut docker = Self { version, process: None, daemon };
         docker.launch();
