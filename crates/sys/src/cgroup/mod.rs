@@ -1,6 +1,7 @@
 //! Control groups, versions 1, hybrid and 2: where a process is, what it
 //! uses, and when it runs out of memory.
 
+mod files;
 mod locate;
 mod oom;
 pub mod v1;
