@@ -11,6 +11,7 @@ pub mod docker;
 pub mod image;
 pub mod leftovers;
 pub mod peers;
+pub mod scenarios;
 pub mod terminal;
 pub mod text;
 
