@@ -7,6 +7,7 @@
 use std::future::poll_fn;
 use std::io::{self, PipeWriter};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::{Command, ExitStatus};
@@ -19,6 +20,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use crate::args::Args;
+use crate::cancel::{CLEANUP_LIMIT, kill_children};
 use crate::classify::classify_all;
 use crate::error::{Error, Failure, Result};
 use crate::log::{LOG_LIMIT, LogMark, errors};
@@ -162,6 +164,11 @@ impl Runc {
 
 /// Gives the container's streams to the runtime, which passes them on.
 fn attach(command: &mut Command, stdio: Stdio) {
+    // With the caller's terminal it stays in the group that may use it.
+    let shared = [&stdio.stdin, &stdio.stdout, &stdio.stderr];
+    if !shared.iter().any(|stream| matches!(stream, Stream::Inherit)) {
+        command.process_group(0);
+    }
     let stream = |stream| match stream {
         Stream::Null => std::process::Stdio::null(),
         Stream::Inherit => std::process::Stdio::inherit(),
@@ -175,6 +182,7 @@ fn capture(command: &mut Command) -> Result<(Output, Output)> {
     let (stdout, stdout_writer) = Output::pipe(OUTPUT_LIMIT, Keep::Beginning)?;
     let (stderr, stderr_writer) = Output::pipe(LOG_LIMIT, Keep::End)?;
     command.stdin(std::process::Stdio::null()).stdout(stdout_writer).stderr(stderr_writer);
+    command.process_group(0);
     Ok((stdout, stderr))
 }
 
@@ -229,11 +237,16 @@ impl Running {
         }
     }
 
-    /// Waits for the exit; when `limit` is exceeded, kills the process.
+    /// Waits for the exit; when `limit` is exceeded, kills the process, its
+    /// children first.
     pub(crate) async fn end(&mut self, limit: Option<Duration>) -> Result<()> {
         let Some(limit) = limit else { return self.exited().await };
         if let Ok(exited) = tokio::time::timeout(limit, self.exited()).await {
             return exited;
+        }
+        kill_children(self.child.pid());
+        if tokio::time::timeout(CLEANUP_LIMIT, self.exited()).await.is_ok() {
+            return Err(Error::Timeout { operation: self.operation, limit });
         }
         if let Err(error) = self.child.kill() {
             log::warn!(operation = self.operation, error:% = error; "runtime not killed");

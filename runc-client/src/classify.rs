@@ -37,6 +37,7 @@ const RULES: &[Rule] = &[
     rule(Unsupported, ANY, &["no help topic for"]),
     rule(Unsupported, ANY, &["flag provided but not defined"]),
     rule(Unsupported, ANY, &["unrecognized option"]),
+    rule(Unsupported, ANY, &["invalid value \"", "\" for flag -"]),
     rule(Unsupported, ANY, &["usage: runsc <flags> <subcommand>"]),
     rule(Unsupported, ANY, &["compiled without criu"]),
     rule(Unsupported, ANY, &["configured without criu"]),
@@ -85,6 +86,7 @@ const RULES: &[Rule] = &[
     rule(AlreadyExists, MAKING, &["container already exists"]),
     rule(AlreadyExists, MAKING, &["container with id", "already exists"]),
     rule(NotRunning, ANY, &["cannot", "container", "in state"]),
+    rule(NotRunning, ANY, &["container \"", "\" not started"]),
     rule(NotRunning, ANY, &["sandbox is not running"]),
     rule(NotRunning, ANY, &["no process found in container"]),
     // The program that the container should run.
@@ -100,6 +102,7 @@ const RULES: &[Rule] = &[
     rule(CommandNotExecutable, RUNNING, &["exec /", "permission denied"]),
     rule(CommandNotExecutable, RUNNING, &["exec format error"]),
     rule(CommandNotFound, RUNNING, &["failed to load", "no such file or directory"]),
+    rule(CommandNotFound, RUNNING, &["error finding executable", "no such file or directory"]),
     // Arguments.
     rule(InvalidArgument, ANY, &["invalid container id"]),
     rule(InvalidArgument, ANY, &["invalid id format"]),
@@ -267,6 +270,21 @@ mod tests {
         ),
         ("features", "Usage: runsc <flags> <subcommand> <subcommand args>", Unsupported),
         ("start", "starting container: cannot start container in state running", NotRunning),
+        (
+            "exec",
+            "executing processes for container: cannot execute in container \"x\" in state paused",
+            NotRunning,
+        ),
+        (
+            "exec",
+            "executing processes for container: executing command \"a\" in sandbox: container \"x\" not started",
+            NotRunning,
+        ),
+        (
+            "exec",
+            "executing processes for container: executing command \"nosuch\" in sandbox: error finding executable \"nosuch\" in PATH [/bin]: no such file or directory",
+            CommandNotFound,
+        ),
         // nobody
         ("create", "", Failed),
         ("create", "something new", Failed),

@@ -1,9 +1,10 @@
 //! Receiving the terminal of a container.
 
+use std::fs::Permissions;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -73,9 +74,11 @@ impl ConsoleSocket {
     }
 
     fn make(dir: &Path) -> io::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("runc-pty-").tempdir_in(dir)?;
+        let private = Permissions::from_mode(0o700);
+        let dir =
+            tempfile::Builder::new().prefix("runc-pty-").permissions(private).tempdir_in(dir)?;
         let path = dir.path().join("s");
-        debug_assert!(path.as_os_str().as_bytes().len() <= SOCKET_PATH_LIMIT);
+        debug_assert!(path.as_os_str().len() <= SOCKET_PATH_LIMIT);
         Ok(Self { listener: UnixListener::bind(&path)?, path, _dir: dir })
     }
 
@@ -140,7 +143,6 @@ fn receive_one(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
 mod tests {
     use std::io::IoSlice;
     use std::os::fd::AsFd;
-    use std::os::unix::fs::PermissionsExt;
 
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 

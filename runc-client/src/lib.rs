@@ -3,6 +3,7 @@
 
 mod args;
 mod call;
+mod cancel;
 mod classify;
 mod console;
 mod error;

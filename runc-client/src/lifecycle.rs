@@ -39,7 +39,7 @@ impl Runc {
     /// signal's number when a signal ended it; with `detach`, 0 at once.
     /// Without `detach` the container is deleted when it has exited.
     ///
-    /// Dropping the call without `detach` kills the runtime, not the container.
+    /// Dropping the call without `detach` kills the container's process.
     ///
     /// # Errors
     /// As [`Runc::create`] and [`Runc::start`]. Without `detach`, a non-zero
@@ -54,7 +54,7 @@ impl Runc {
     /// Runs a process in container `id`; `process` is the JSON of an OCI
     /// `Process`. Returns its exit code; with `detach`, 0 at once.
     ///
-    /// Dropping the call without `detach` kills the runtime, not the process.
+    /// Dropping the call without `detach` kills the process.
     ///
     /// # Errors
     /// `NotFound`, `NotRunning`, or any other, in the way of [`Runc::run`].

@@ -64,7 +64,8 @@ pub struct CreateOptions {
     pub extra_args: Vec<OsString>,
 }
 
-/// Options of [`Runc::run`](crate::Runc::run).
+/// Options of [`Runc::run`](crate::Runc::run). runc takes a console socket only
+/// together with `detach`.
 #[derive(Debug, Default)]
 pub struct RunOptions {
     /// What creating the container needs.
@@ -78,7 +79,8 @@ pub struct RunOptions {
 pub struct ExecOptions {
     /// The process' standard streams, when it has no terminal.
     pub stdio: Stdio,
-    /// Socket that receives the terminal. Needed when the process asks for one.
+    /// Socket that receives the terminal. Needed when the process asks for one
+    /// and `detach` is set; runc takes it only then.
     pub console_socket: Option<PathBuf>,
     /// File that receives the process' pid, in the caller's pid namespace.
     pub pid_file: Option<PathBuf>,

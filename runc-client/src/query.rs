@@ -73,15 +73,17 @@ impl Runc {
     }
 
     /// The container's events: statistics every `interval`, and memory running
-    /// out, until it stops. The client's time limit does not hold.
+    /// out, until it is deleted. The client's time limit does not hold.
     ///
     /// # Errors
-    /// When the runtime cannot be started. What it says later comes from
+    /// `Unsupported` from runsc for intervals other than 5 s, its default. When the runtime cannot be started. What it says later comes from
     /// [`Events::next`].
     pub fn events(&self, id: &str, interval: Duration) -> Result<Events> {
         check_id("events", id)?;
-        let interval = format!("{}ms", interval.as_millis().max(1));
-        let args = Args::of("events").arg("--interval").arg(interval).arg(id);
+        // runsc counts in seconds, without a unit; the default is everybody's.
+        let interval = (interval != Duration::from_secs(5))
+            .then(|| format!("{}ms", interval.as_millis().max(1)));
+        let args = Args::of("events").value("--interval", interval).arg(id);
         Ok(Events { running: Some(self.begin(Call::new("events", args))?) })
     }
 
@@ -119,7 +121,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next event; `None` when the container has stopped. Cancelling it
+    /// The next event; `None` when the container is no more. Cancelling it
     /// loses nothing.
     ///
     /// # Errors

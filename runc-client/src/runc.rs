@@ -58,11 +58,13 @@ pub enum DeathSignal {
 /// A runtime binary and how to call it.
 ///
 /// Cheap to make and to clone; it holds no process and no descriptor. One call
-/// is one process. All calls must be made inside a tokio runtime with I/O
-/// enabled, and with time enabled where a limit is set.
+/// is one process. All calls must be made inside a tokio runtime with I/O and
+/// time enabled.
 ///
-/// Dropping a call's future kills the runtime process with SIGKILL and reaps
-/// it. What it had made by then is left: see [`Runc::delete`] with `force`.
+/// Dropping a call's future kills the runtime process and reaps it. Its
+/// children (hooks, the process of a run or exec without `detach`) are killed
+/// first, so that it can clean up; it has 2 s for that. What is left after a
+/// runtime that did not, [`Runc::delete`] with `force` removes.
 #[derive(Clone, Debug)]
 pub struct Runc {
     pub(crate) binary: PathBuf,
@@ -190,8 +192,9 @@ impl Runc {
 
     /// Time limit of each call, except for those that last as long as a
     /// container does (run, exec and restore without `detach`, events). None by
-    /// default. When it is exceeded the runtime process is killed and reaped,
-    /// and what a create, run or restore had made is deleted.
+    /// default. When it is exceeded the runtime process is killed and reaped as
+    /// if the call had been dropped, and what a create, run or restore had made
+    /// is deleted (if the runtime tells when it was created: runsc does not).
     #[must_use]
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);

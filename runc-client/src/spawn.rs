@@ -10,10 +10,13 @@ use std::io;
 use std::process::{Command, ExitStatus};
 use std::task::{Context, Poll};
 
+use crate::cancel::{CLEANUP_LIMIT, kill_children, kill_group};
+
 /// Starts processes.
 ///
 /// `command` is complete: arguments, environment, working directory, stdio and
-/// inherited descriptors are set. It holds the write ends of the pipes that the
+/// inherited descriptors are set. Unless it has the caller's own streams, it
+/// becomes the leader of a process group (the container leaves it). It holds the write ends of the pipes that the
 /// client reads, so it must be dropped before `spawn` returns.
 pub trait Spawner: fmt::Debug + Send + Sync {
     /// Starts `command`.
@@ -25,8 +28,9 @@ pub trait Spawner: fmt::Debug + Send + Sync {
 
 /// A process that was started and not yet reaped.
 ///
-/// Dropping one whose exit was not reported kills it (SIGKILL) and sees to it
-/// that it is reaped: this is what cancels a call.
+/// Dropping one whose exit was not reported kills it and sees to it that it is
+/// reaped: this is what cancels a call. The default kills its children first
+/// and gives it 2 s to clean up.
 pub trait Child: Send {
     /// The process id; valid until the exit has been reported.
     fn pid(&self) -> u32;
@@ -38,7 +42,8 @@ pub trait Child: Send {
     /// When the exit status can no longer be learnt.
     fn poll_exit(&mut self, context: &mut Context<'_>) -> Poll<io::Result<ExitStatus>>;
 
-    /// Sends SIGKILL. The exit is still to be polled for.
+    /// Sends SIGKILL, to the process' group if it leads one: a runtime's hooks
+    /// go with it. The exit is still to be polled for.
     ///
     /// # Errors
     /// What the operating system says. None when the process has exited.
@@ -47,7 +52,7 @@ pub trait Child: Send {
 
 /// The default: `tokio::process`, for programs where tokio reaps.
 ///
-/// Must be used inside a tokio runtime with I/O enabled.
+/// Must be used inside a tokio runtime with I/O and time enabled.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokioSpawner;
 
@@ -81,19 +86,30 @@ impl Child for TokioChild {
     }
 
     fn kill(&mut self) -> io::Result<()> {
-        self.child.as_mut().map_or(Ok(()), tokio::process::Child::start_kill)
+        let Some(child) = &mut self.child else { return Ok(()) };
+        kill_group(self.pid);
+        child.start_kill()
     }
 }
 
 impl Drop for TokioChild {
-    /// Kills, then reaps in a task; where the runtime is shutting down, tokio's
-    /// queue of orphans (`kill_on_drop`) is what is left.
+    /// Kills its children at once, then itself and reaps it in a task; where
+    /// the tokio runtime is shutting down, tokio's queue of orphans
+    /// (`kill_on_drop`) is what is left.
     fn drop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
-        if child.start_kill().is_ok()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            runtime.spawn(async move { child.wait().await });
-        }
+        let pid = self.pid;
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return kill_group(pid);
+        };
+        kill_children(pid);
+        runtime.spawn(async move {
+            if tokio::time::timeout(CLEANUP_LIMIT, child.wait()).await.is_err() {
+                kill_group(pid);
+                if child.start_kill().is_ok() {
+                    let _ = child.wait().await;
+                }
+            }
+        });
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, Result};
 
@@ -19,6 +19,7 @@ pub struct State {
     /// The container's id.
     pub id: String,
     /// The init process in the caller's pid namespace; 0 when it has exited.
+    #[serde(deserialize_with = "pid_or_zero")]
     pub pid: u32,
     /// What the container is doing.
     pub status: Status,
@@ -32,6 +33,11 @@ pub struct State {
     pub owner: String,
     /// Annotations of its specification.
     pub annotations: HashMap<String, String>,
+}
+
+/// runsc says -1 where the others say 0.
+fn pid_or_zero<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<u32, D::Error> {
+    Ok(u32::try_from(i64::deserialize(deserializer)?).unwrap_or(0))
 }
 
 impl State {

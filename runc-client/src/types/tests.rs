@@ -13,6 +13,8 @@ fn reads_the_runtimes_states() {
         "rootfs":"rootfs","created":"2026-11-22T06:20:25.065588Z","systemd-scope":"","owner":"root"}"#;
     let state: State = serde_json::from_str(crun).unwrap();
     assert_eq!((state.pid, state.status), (0, Status::Stopped));
+    let runsc = r#"{"ociVersion":"1.0.2-dev","id":"a","status":"stopped","pid":-1,"bundle":"b"}"#;
+    assert_eq!(serde_json::from_str::<State>(runsc).unwrap().pid, 0);
     let odd: State = serde_json::from_str(r#"{"id":"x","status":"dreaming"}"#).unwrap();
     assert_eq!(odd.status, Status::Other("dreaming".into()));
     assert!(odd.created_at().is_none());
