@@ -2,6 +2,8 @@
 //!
 //! The library half exists for tests; the binary is a thin `main.rs`.
 
+pub mod app;
+pub mod args;
 pub mod config;
 pub mod error;
 pub mod listen;
@@ -9,6 +11,9 @@ pub mod lock;
 pub mod logging;
 pub mod mounts;
 pub mod notify;
+pub mod oci_hook;
 pub mod plugins;
+pub mod publish;
+pub mod server;
 pub mod services;
 pub mod template;

@@ -1,2 +1,124 @@
-//! The daemon.
-fn main() {}
+//! `davitd`. See the library for what it does.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use davit_daemon::app::App;
+use davit_daemon::args::{Args, Command, ConfigCommand, version};
+use davit_daemon::config::{Config, DEFAULT_PATH, migrate};
+use davit_daemon::error::Error;
+use davit_daemon::services::version::{REVISION, VERSION};
+use davit_daemon::{logging, oci_hook, publish, server};
+use davit_types::Kind;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Threads that run handlers. They wait much more than they compute; what
+/// computes or blocks is elsewhere.
+const WORKER_THREADS: usize = 2;
+/// Threads for files, mounts and the index.
+const BLOCKING_THREADS_MAX: usize = 64;
+/// How long such a thread waits for more to do before it ends.
+const BLOCKING_THREAD_IDLE: std::time::Duration = std::time::Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let started = Instant::now();
+    let args = Args::of_process();
+    if args.version {
+        println!("{}", version());
+        return ExitCode::SUCCESS;
+    }
+    match run(args, started) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("davitd: {}", error.full_message());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args, started: Instant) -> Result<(), Error> {
+    match &args.command {
+        None => daemon(&args, started),
+        Some(Command::Config(ConfigCommand::Default)) => {
+            print!("{}", Config::default().to_toml());
+            Ok(())
+        }
+        Some(Command::Config(ConfigCommand::Dump)) => {
+            let (config, warnings) = configuration(&args)?;
+            warnings.iter().for_each(|warning| eprintln!("{warning}"));
+            print!("{}", config.to_toml());
+            Ok(())
+        }
+        Some(Command::Config(ConfigCommand::Migrate)) => {
+            let path = args.config.clone().unwrap_or_else(|| DEFAULT_PATH.into());
+            print!("{}", migrate(&path)?);
+            Ok(())
+        }
+        Some(Command::Publish { namespace, topic }) => {
+            let address = args.address.clone().unwrap_or(Config::default().grpc.address);
+            publish::run(&address, namespace, topic)
+        }
+        Some(Command::OciHook { program }) => Err(oci_hook::run(program)),
+        Some(Command::UnpackWorker) => Err(Error::Input("not yet".into())),
+    }
+}
+
+/// File, imports and flags together, and what to warn of. A file that is named
+/// must be there; the default one may be missing.
+fn configuration(args: &Args) -> Result<(Config, Vec<String>), Error> {
+    let (mut config, warnings) = match &args.config {
+        Some(path) => Config::load(path)?,
+        None if std::path::Path::new(DEFAULT_PATH).exists() => Config::load(DEFAULT_PATH.as_ref())?,
+        None => Default::default(),
+    };
+    config.override_with(args)?;
+    config.complete()?;
+    Ok((config, warnings))
+}
+
+fn daemon(args: &Args, started: Instant) -> Result<(), Error> {
+    let (config, warnings) = configuration(args)?;
+    logging::start(&config.debug.level, &config.debug.format);
+    log::info!(version = VERSION, revision = REVISION; "starting davitd");
+    for warning in warnings {
+        log::warn!("configuration: {warning}");
+    }
+    if config.oom_score != 0
+        && let Err(error) =
+            davit_sys::process::set_oom_score_adj(std::process::id(), config.oom_score)
+    {
+        log::warn!(error:%; "cannot set the OOM score");
+    }
+    let app = App::build(config)?;
+    let sockets = server::Sockets::open(&app)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_keep_alive(BLOCKING_THREAD_IDLE)
+        .thread_name("davitd")
+        .enable_all()
+        .build()
+        .map_err(Error::io("start", "the runtime"))?;
+    log::debug!(seconds = started.elapsed().as_secs_f64(); "built");
+    let result = runtime.block_on(async {
+        let stop = stop()?;
+        server::run(app, sockets, stop).await
+    });
+    // What still blocks (a mount of a dead server) does not keep us.
+    runtime.shutdown_background();
+    log::info!("ended");
+    result
+}
+
+/// Ready when the daemon is told to end.
+fn stop() -> Result<impl Future<Output = ()> + Send, Error> {
+    let wait_for = |kind| signal(kind).map_err(Error::io("wait for", "signals"));
+    let mut terminate = wait_for(SignalKind::terminate())?;
+    let mut interrupt = wait_for(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => log::info!(signal = "SIGTERM"; "ending"),
+            _ = interrupt.recv() => log::info!(signal = "SIGINT"; "ending"),
+        }
+    })
+}

@@ -3,7 +3,7 @@
 //! table is told, the wiring is in [`crate::app`].
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 
@@ -48,6 +48,9 @@ const SHIM: &str = "io.containerd.shim.v1";
 const SNAPSHOT: &str = "io.containerd.snapshotter.v1";
 const WARNING: &str = "io.containerd.warning.v1";
 
+/// What the restart monitor understands.
+const RESTART_POLICIES: [&str; 4] = ["no", "always", "on-failure", "unless-stopped"];
+
 /// Type, id, requirements, and whether it names a platform; containerd 2.2's,
 /// in the order in which it would start them.
 const TABLE: [(&str, &str, &[&str], bool); 34] = [
@@ -88,37 +91,42 @@ const TABLE: [(&str, &str, &[&str], bool); 34] = [
 ];
 
 /// The plugins of a daemon with this configuration, in order. `failures` are
-/// those that did not start (`type.id`), with the reason.
-pub fn list(config: &Config, failures: &BTreeMap<String, String>) -> Vec<Plugin> {
+/// those that did not start (`type.id`), with the reason; `capabilities` what
+/// some of them found out about themselves.
+pub fn list(
+    config: &Config,
+    failures: &BTreeMap<String, String>,
+    capabilities: &BTreeMap<String, Vec<String>>,
+) -> Vec<Plugin> {
     TABLE
         .iter()
         .map(|&(kind, id, requires, on_platform)| {
-            let (exports, capabilities) = details(config, kind, id);
-            let failure = failures.get(&format!("{kind}.{id}")).cloned();
+            let name = format!("{kind}.{id}");
+            let exports = exports(config, kind, id);
+            let capabilities = match kind {
+                RESTART => RESTART_POLICIES.map(str::to_owned).into(),
+                _ => capabilities.get(&name).cloned().unwrap_or_default(),
+            };
+            let failure = failures.get(&name).cloned();
             Plugin { kind, id, requires, on_platform, exports, capabilities, failure }
         })
         .filter(|plugin| config.enabled(&plugin.name()))
         .collect()
 }
 
-fn details(config: &Config, kind: &str, id: &str) -> (BTreeMap<String, String>, Vec<String>) {
-    let export = |key: &str, value: String| BTreeMap::from([(key.to_owned(), value)]);
-    let root = |path: &std::path::Path| export("root", path.display().to_string());
-    match (kind, id) {
-        (CONTENT, _) => (root(&content_root(config)), Vec::new()),
-        (SNAPSHOT, "native") => (root(&config.plugins.native.root_path), Vec::new()),
-        (SNAPSHOT, _) => (root(&config.plugins.overlayfs.root_path), vec!["remap-ids".into()]),
-        (METADATA, _) => {
-            let mut exports = export("path", index_path(config).display().to_string());
-            exports.insert("policy".into(), config.plugins.bolt.content_sharing_policy.clone());
-            (exports, Vec::new())
-        }
-        (RESTART, _) => {
-            let policies = ["no", "always", "on-failure", "unless-stopped"];
-            (BTreeMap::new(), policies.map(str::to_owned).into())
-        }
-        _ => Default::default(),
-    }
+fn exports(config: &Config, kind: &str, id: &str) -> BTreeMap<String, String> {
+    let root = |path: &Path| vec![("root", path.display().to_string())];
+    let exports = match (kind, id) {
+        (CONTENT, _) => root(&content_root(config)),
+        (SNAPSHOT, "native") => root(&config.plugins.native.root_path),
+        (SNAPSHOT, _) => root(&config.plugins.overlayfs.root_path),
+        (METADATA, _) => vec![
+            ("path", index_path(config).display().to_string()),
+            ("policy", config.plugins.bolt.content_sharing_policy.clone()),
+        ],
+        _ => Vec::new(),
+    };
+    exports.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// Where the content store is.
@@ -143,7 +151,7 @@ mod tests {
             "io.containerd.snapshotter.v1.overlayfs".to_owned(),
             "no overlay here".to_owned(),
         )]);
-        let plugins = list(&config, &failures);
+        let plugins = list(&config, &failures, &BTreeMap::new());
         assert_eq!(plugins.len(), TABLE.len() - 1);
         let named = |name: &str| plugins.iter().find(|plugin| plugin.name() == name);
         assert_eq!(named("io.containerd.grpc.v1.tasks"), None);

@@ -1,5 +1,7 @@
 //! Configuration files, as people have them and as they get them wrong.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;

@@ -5,7 +5,8 @@ use super::error::ConfigError;
 use super::migrate;
 use super::{Config, LATEST_VERSION, ProxyPlugin, StreamProcessor};
 
-const LEVELS: [&str; 7] = ["trace", "debug", "info", "warn", "error", "fatal", "panic"];
+/// containerd's names for how much to log.
+pub const LEVELS: [&str; 7] = ["trace", "debug", "info", "warn", "error", "fatal", "panic"];
 
 /// The version of the format that a file says it has: 1 when it does not say
 /// so.

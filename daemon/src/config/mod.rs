@@ -200,6 +200,31 @@ impl Config {
         imports::load(path)
     }
 
+    /// Puts what the command line says over what the files say.
+    ///
+    /// # Errors
+    /// The log level is none.
+    pub fn override_with(&mut self, args: &crate::args::Args) -> Result<(), ConfigError> {
+        for (path, flag) in [
+            (&mut self.root, &args.root),
+            (&mut self.state, &args.state),
+            (&mut self.grpc.address, &args.address),
+        ] {
+            if let Some(flag) = flag {
+                *path = flag.clone();
+            }
+        }
+        if let Some(level) = &args.log_level {
+            if !apply::LEVELS.contains(&level.as_str()) {
+                let levels = apply::LEVELS.join(", ");
+                let words = format!("--log-level: {level:?} is not one of {levels}");
+                return Err(ConfigError::Invalid(words));
+            }
+            self.debug.level.clone_from(level);
+        }
+        Ok(())
+    }
+
     /// Brings the settings that depend on others, or on where the daemon is
     /// started, into their final form. To be called once, after the command
     /// line was applied.

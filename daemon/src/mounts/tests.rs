@@ -87,7 +87,7 @@ fn mounts_before_a_template_are_made_and_filled_in_and_survive_a_restart() {
     drop(mounts);
     let mounts = fixture.open();
     assert_eq!(mounts.info(&fixture.namespace, "layers").unwrap(), made);
-    assert_eq!(mounts.list(&fixture.namespace), [made.clone()]);
+    assert_eq!(mounts.list(&fixture.namespace), std::slice::from_ref(&made));
     assert!(points[0].join("here").exists());
 
     mounts.deactivate(&fixture.namespace, "layers").unwrap();

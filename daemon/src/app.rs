@@ -1,0 +1,203 @@
+//! Putting the daemon together: every part by its constructor, in the order
+//! in which they need each other, from one [`Config`].
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use davit_content::LocalStore;
+use davit_events::Exchange;
+use davit_index::{Collector, ContentStore, Index, Sharing, Snapshotter};
+use davit_runtime::{Limits, Tasks};
+use davit_snapshots::{Backend, Native, Overlay, OverlayConfig};
+use davit_types::Kind;
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::lock::{Claim, claim};
+use crate::mounts::Mounts;
+use crate::plugins::{self, Plugin};
+use crate::services::introspection::{pidns, uuid};
+
+/// Others have no business in what survives a reboot.
+const ROOT_MODE: u32 = 0o700;
+/// Containers with mapped ids go through to their own root filesystem, and
+/// see nothing on the way.
+const STATE_MODE: u32 = 0o711;
+
+/// The name of the plugin that bundles and working directories are kept
+/// under.
+const TASK_PLUGIN: &str = "io.containerd.runtime.v2.task";
+
+/// The daemon, wired and not yet serving.
+pub struct App {
+    /// What it was built from.
+    pub config: Config,
+    /// What introspection tells of.
+    pub plugins: Vec<Plugin>,
+    /// Who it is.
+    pub uuid: String,
+    /// Where it is.
+    pub pidns: u64,
+    /// Where all events go through.
+    pub events: Arc<Exchange>,
+    /// Everything that is known.
+    pub index: Arc<Index>,
+    /// Blobs.
+    pub content: Arc<ContentStore>,
+    /// Snapshots, by the name of the snapshotter.
+    pub snapshotters: BTreeMap<String, Arc<Snapshotter>>,
+    /// Removes what nothing holds.
+    pub collector: Arc<Collector>,
+    /// What was mounted for clients.
+    pub mounts: Arc<Mounts>,
+    /// What runs.
+    pub tasks: Tasks,
+    _claims: [Claim; 2],
+}
+
+impl App {
+    /// Builds every part. Blocks; nothing is served yet.
+    ///
+    /// # Errors
+    /// Another daemon uses the directories; a part does not start; a plugin
+    /// that is required is disabled, failed, or is not ours.
+    pub fn build(config: Config) -> Result<Self, Error> {
+        let claims =
+            [claim("root", &config.root, ROOT_MODE)?, claim("state", &config.state, STATE_MODE)?];
+        let events = Arc::new(Exchange::new(davit_protocols::event_field));
+        let index = Index::open(&plugins::index_path(&config));
+        let index = Arc::new(index.map_err(Error::part("open the index"))?);
+        let content = Arc::new(content(&config, &index)?);
+        let Backends { opened, failures, capabilities } = backends(&config);
+        let snapshotters: BTreeMap<String, Arc<Snapshotter>> = opened
+            .into_iter()
+            .map(|backend| {
+                let name = backend.name().to_owned();
+                (name, Arc::new(Snapshotter::new(Arc::clone(&index), backend)))
+            })
+            .collect();
+        let collector = Arc::new(Collector::new(
+            Arc::clone(&index),
+            Arc::clone(&content),
+            snapshotters.values().cloned().collect(),
+        ));
+        let mounts_state = config.state.join("io.containerd.mount-manager.v1.bolt");
+        let mounts = Mounts::open(&mounts_state, &config.root);
+        let mounts = Arc::new(mounts.map_err(Error::part("find mounts again"))?);
+        let tasks = Tasks::new(task_config(&config)?, Arc::clone(&events))
+            .map_err(Error::part("prepare for tasks"))?;
+        let plugins = plugins::list(&config, &failures, &capabilities);
+        check_required(&config, &plugins)?;
+        let uuid = uuid(&config.root.join("io.containerd.grpc.v1.introspection"))?;
+        let pidns = pidns()?;
+        Ok(Self {
+            config,
+            plugins,
+            uuid,
+            pidns,
+            events,
+            index,
+            content,
+            snapshotters,
+            collector,
+            mounts,
+            tasks,
+            _claims: claims,
+        })
+    }
+}
+
+fn content(config: &Config, index: &Arc<Index>) -> Result<ContentStore, Error> {
+    let local = LocalStore::open(&plugins::content_root(config))
+        .map_err(Error::part("open the content store"))?;
+    let sharing = match config.plugins.bolt.content_sharing_policy.as_str() {
+        "isolated" => Sharing::Isolated,
+        _ => Sharing::Shared,
+    };
+    Ok(ContentStore::new(Arc::clone(index), Arc::new(local), sharing))
+}
+
+struct Backends {
+    opened: Vec<Arc<dyn Backend>>,
+    /// By plugin.
+    failures: BTreeMap<String, String>,
+    /// By plugin.
+    capabilities: BTreeMap<String, Vec<String>>,
+}
+
+/// Opens the snapshotters' backends. One that does not work here (a file
+/// system that overlays cannot lie on) is told of and done without.
+fn backends(config: &Config) -> Backends {
+    let mut found =
+        Backends { opened: Vec::new(), failures: BTreeMap::new(), capabilities: BTreeMap::new() };
+    let mut fail = |plugin: String, error: &davit_snapshots::Error| {
+        let reason = error.full_message();
+        log::warn!(plugin, error = reason.as_str(); "a snapshotter does not work here");
+        found.failures.insert(plugin, reason);
+    };
+    let plugin = |name: &str| format!("io.containerd.snapshotter.v1.{name}");
+    if config.enabled(&plugin("overlayfs")) {
+        let settings = &config.plugins.overlayfs;
+        let options = OverlayConfig {
+            mount_options: settings.mount_options.clone(),
+            upperdir_label: settings.upperdir_label,
+            slow_chown: settings.slow_chown,
+            ..OverlayConfig::default()
+        };
+        match Overlay::open(&settings.root_path, options) {
+            Ok(backend) => {
+                let capabilities = backend.capabilities().into_iter().map(str::to_owned);
+                found.capabilities.insert(plugin("overlayfs"), capabilities.collect());
+                found.opened.push(Arc::new(backend));
+            }
+            Err(error) => fail(plugin("overlayfs"), &error),
+        }
+    }
+    if config.enabled(&plugin("native")) {
+        match Native::open(&config.plugins.native.root_path) {
+            Ok(backend) => found.opened.push(Arc::new(backend)),
+            Err(error) => fail(plugin("native"), &error),
+        }
+    }
+    found
+}
+
+fn task_config(config: &Config) -> Result<davit_runtime::Config, Error> {
+    let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+    let timeouts = &config.timeouts;
+    Ok(davit_runtime::Config {
+        state: config.state.join(TASK_PLUGIN),
+        root: config.root.join(TASK_PLUGIN),
+        grpc_address: text(&config.grpc.address),
+        ttrpc_address: text(&config.ttrpc.address),
+        publish_binary: std::env::current_exe().map_err(Error::io("find", "our own program"))?,
+        shim_env: config.plugins.shim.env.clone(),
+        debug: matches!(config.debug.level.as_str(), "debug" | "trace"),
+        limits: Limits {
+            shim_load: unless_zero(timeouts.shim_load, Limits::default().shim_load),
+            shim_cleanup: unless_zero(timeouts.shim_cleanup, Limits::default().shim_cleanup),
+            shim_shutdown: unless_zero(timeouts.shim_shutdown, Limits::default().shim_shutdown),
+            task_state: unless_zero(timeouts.task_state, Limits::default().task_state),
+            ..Limits::default()
+        },
+    })
+}
+
+/// No wait is without a limit.
+fn unless_zero(length: Duration, default: Duration) -> Duration {
+    if length.is_zero() { default } else { length }
+}
+
+fn check_required(config: &Config, plugins: &[Plugin]) -> Result<(), Error> {
+    for required in &config.required_plugins {
+        let reason = match plugins.iter().find(|plugin| plugin.name() == *required) {
+            None => "is not included",
+            Some(Plugin { failure: Some(_), .. }) => "did not start",
+            Some(_) => continue,
+        };
+        return Err(Error::Input(format!("required plugin {required} {reason}")));
+    }
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! The daemon's two sockets: gRPC for clients, ttrpc for shims.
+
+use std::future::Future;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use davit_protocols::grpc::containerd::services as api;
+use davit_protocols::grpc::grpc::health::v1::health_server::HealthServer;
+use davit_protocols::ttrpc::server::{Call, Status, serve};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::service::{Routes, RoutesBuilder};
+use tonic::transport::Server;
+
+use crate::app::App;
+use crate::error::Error;
+use crate::services::events_ttrpc::{self, EventIntake};
+use crate::services::{
+    containers, events, health, images, introspection, leases, mounts, namespaces, tasks, version,
+};
+use crate::{listen, notify};
+
+/// How long calls that are under way may take when the daemon is told to end.
+/// Waits and subscriptions never end by themselves; their callers reconnect.
+pub const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the API waits for shims to be found again. Those that take longer
+/// are found while it answers.
+pub const LOAD_LIMIT: Duration = Duration::from_secs(1);
+
+/// The sockets, open. Their files are removed when this is dropped.
+#[derive(Debug)]
+pub struct Sockets {
+    grpc: Option<StdListener>,
+    ttrpc: Option<StdListener>,
+    paths: Vec<PathBuf>,
+}
+
+impl Sockets {
+    /// Listens at both.
+    ///
+    /// # Errors
+    /// One of them is in use or cannot be made.
+    pub fn open(app: &App) -> Result<Self, Error> {
+        let (grpc, ttrpc) = (&app.config.grpc, &app.config.ttrpc);
+        let mut sockets = Self { grpc: None, ttrpc: None, paths: Vec::new() };
+        sockets.grpc = Some(listen::at(&grpc.address, grpc.uid, grpc.gid)?);
+        sockets.paths.push(grpc.address.clone());
+        sockets.ttrpc = Some(listen::at(&ttrpc.address, ttrpc.uid, ttrpc.gid)?);
+        sockets.paths.push(ttrpc.address.clone());
+        Ok(sockets)
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        for path in &self.paths {
+            if let Err(error) = std::fs::remove_file(path) {
+                log::warn!(path:% = path.display(), error:%; "cannot remove a socket");
+            }
+        }
+    }
+}
+
+/// Serves until `stop` is ready, and then until what is under way has ended,
+/// at most for [`DRAIN_LIMIT`].
+///
+/// # Errors
+/// A socket fails.
+pub async fn run(
+    app: App,
+    mut sockets: Sockets,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), Error> {
+    let address = app.config.grpc.address.clone();
+    let ttrpc = tokio_listener(sockets.ttrpc.take(), &app.config.ttrpc.address)?;
+    let grpc = tokio_listener(sockets.grpc.take(), &address)?;
+    // Shims that have waited for us deliver their events before they are
+    // looked for, so that no exit is told twice.
+    let intake = EventIntake { exchange: Arc::clone(&app.events), tasks: app.tasks.clone() };
+    let intake = tokio::spawn(serve(ttrpc, move |call| take_in(intake.clone(), call)));
+    find_tasks(&app).await;
+    let (stopped, when_stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = Server::builder().add_routes(routes(&app)).serve_with_incoming_shutdown(
+        UnixListenerStream::new(grpc),
+        async {
+            // A sender that is dropped means the same.
+            let _ = when_stopped.await;
+        },
+    );
+    let mut serving = std::pin::pin!(serving);
+    notify::supervisor("READY=1");
+    log::info!(address:% = address.display(); "serving");
+    let failed = |error| Error::io("serve at", address.clone())(std::io::Error::other(error));
+    tokio::select! {
+        result = &mut serving => return result.map_err(failed),
+        () = stop => {}
+    }
+    notify::supervisor("STOPPING=1");
+    drop(stopped);
+    // What has not ended by then waits for something that we do not end.
+    let drained = tokio::time::timeout(DRAIN_LIMIT, serving).await;
+    intake.abort();
+    drop(sockets);
+    drained.unwrap_or(Ok(())).map_err(failed)
+}
+
+fn tokio_listener(
+    listener: Option<StdListener>,
+    path: &std::path::Path,
+) -> Result<UnixListener, Error> {
+    let listener = listener.expect("a socket is served once");
+    UnixListener::from_std(listener).map_err(Error::io("serve at", path))
+}
+
+async fn find_tasks(app: &App) {
+    let tasks = app.tasks.clone();
+    let finding = tokio::spawn(async move { tasks.load().await });
+    if tokio::time::timeout(LOAD_LIMIT, finding).await.is_err() {
+        log::warn!("some shims take long to answer; they are found later");
+    }
+}
+
+async fn take_in(intake: EventIntake, call: Call) -> Result<Vec<u8>, Status> {
+    match call.service.as_str() {
+        events_ttrpc::SERVICE => intake.handle(call).await,
+        unknown => Err(Status::unknown_service(unknown)),
+    }
+}
+
+/// Adds the service of the plugin `io.containerd.grpc.v1.<id>`, unless that
+/// is disabled, with the configured sizes of messages.
+macro_rules! add {
+    ($routes:ident, $app:ident, $id:literal, $server:ty, $service:expr) => {
+        if $app.config.enabled(concat!("io.containerd.grpc.v1.", $id)) {
+            let grpc = &$app.config.grpc;
+            $routes.add_service(
+                <$server>::new($service)
+                    .max_decoding_message_size(grpc.max_recv_message_size)
+                    .max_encoding_message_size(grpc.max_send_message_size),
+            );
+        }
+    };
+}
+
+fn routes(app: &App) -> Routes {
+    let mut routes = Routes::builder();
+    add_records(&mut routes, app);
+    add_storage(&mut routes, app);
+    let (index, exchange) = (Arc::clone(&app.index), Arc::clone(&app.events));
+    let (content, tasks) = (Arc::clone(&app.content), app.tasks.clone());
+    add!(routes, app, "events", api::events::v1::events_server::EventsServer<_>, {
+        events::Events { exchange }
+    });
+    add!(routes, app, "tasks", api::tasks::v1::tasks_server::TasksServer<_>, {
+        tasks::Tasks { index, content, tasks }
+    });
+    add!(routes, app, "version", api::version::v1::version_server::VersionServer<_>, {
+        version::Version
+    });
+    add!(
+        routes,
+        app,
+        "introspection",
+        api::introspection::v1::introspection_server::IntrospectionServer<_>,
+        introspection::Introspection {
+            plugins: app.plugins.clone(),
+            uuid: app.uuid.clone(),
+            pidns: app.pidns,
+            tasks: app.tasks.clone(),
+        }
+    );
+    add!(routes, app, "healthcheck", HealthServer<_>, health::Health);
+    routes.routes()
+}
+
+/// What is rows of the index.
+fn add_records(routes: &mut RoutesBuilder, app: &App) {
+    let index = || Arc::clone(&app.index);
+    let events = || Arc::clone(&app.events);
+    let collector = || Arc::clone(&app.collector);
+    use api::containers::v1::containers_server::ContainersServer;
+    add!(routes, app, "containers", ContainersServer<_>, {
+        containers::Containers { index: index(), events: events() }
+    });
+    add!(routes, app, "images", api::images::v1::images_server::ImagesServer<_>, {
+        images::Images { index: index(), events: events(), collector: collector() }
+    });
+    add!(routes, app, "leases", api::leases::v1::leases_server::LeasesServer<_>, {
+        leases::Leases { index: index(), events: events(), collector: collector() }
+    });
+    use api::namespaces::v1::namespaces_server::NamespacesServer;
+    add!(routes, app, "namespaces", NamespacesServer<_>, {
+        namespaces::Namespaces { index: index(), events: events() }
+    });
+}
+
+/// What is bytes on disk.
+fn add_storage(routes: &mut RoutesBuilder, app: &App) {
+    add!(routes, app, "mounts", api::mounts::v1::mounts_server::MountsServer<_>, {
+        mounts::Mounts { mounts: Arc::clone(&app.mounts) }
+    });
+}
