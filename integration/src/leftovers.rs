@@ -27,6 +27,20 @@ pub fn mounts_below(directory: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// The shims that serve a daemon's containers: processes whose program is a
+/// shim and whose command line names the daemon's socket.
+pub fn shims_of(daemon: &crate::Daemon) -> Vec<i32> {
+    let socket = daemon.socket().to_string_lossy().into_owned();
+    processes()
+        .filter(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line);
+            let program = line.split('\0').next().unwrap_or_default();
+            program.contains("containerd-shim-") && line.contains(&socket)
+        })
+        .collect()
+}
+
 /// The command lines of all processes that have `needle` in theirs.
 pub fn processes_with(needle: &str) -> Vec<String> {
     let own = std::process::id() as i32;

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use davit_integration::leftovers::shims_of;
 use davit_integration::{Client, Daemon, image, wait_for};
 
 use crate::{Figure, Promise};
@@ -35,21 +36,6 @@ pub fn daemons(reference: &Daemon, ours: &Daemon) -> Figure {
         unit: "MB",
         promise: Promise::AtMost(12.0),
     }
-}
-
-/// The processes that serve `daemon`'s containers: those whose command line
-/// names a shim and the daemon's socket.
-fn shims_of(daemon: &Daemon) -> Vec<i32> {
-    let socket = daemon.socket().to_string_lossy().into_owned();
-    let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line);
-        let program = line.split('\0').next().unwrap_or_default();
-        program.contains("containerd-shim-") && line.contains(&socket)
-    })
-    .collect()
 }
 
 /// Mean private memory and mean proportional share of the shims of
