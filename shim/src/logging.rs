@@ -152,7 +152,8 @@ mod tests {
     #[test]
     fn long_lines_are_cut_to_one_piece() {
         let long = "ä".repeat(LINE_MAX);
-        let record = Record::builder().level(Level::Info).args(format_args!("{long}")).build();
+        let pairs = [("long", long.as_str())];
+        let record = Record::builder().level(Level::Info).key_values(&pairs).build();
         let line = format_line(&record, UNIX_EPOCH);
         assert!(line.len() <= LINE_MAX && line.ends_with("ä\n"));
     }
