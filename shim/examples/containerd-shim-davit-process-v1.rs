@@ -425,6 +425,10 @@ impl Shim for ProcessShim {
         cpu.total = cpu.user + cpu.kernel;
         let mut all = metrics::Metrics::new();
         all.cpu = Some(metrics::CPUStat { usage: Some(cpu).into(), ..Default::default() }).into();
+        let usage = metrics::MemoryEntry { usage: memory.rss, ..Default::default() };
+        memory.usage = Some(usage).into();
+        // Clients read this one without looking whether it is there.
+        memory.swap = Some(metrics::MemoryEntry::new()).into();
         all.memory = Some(memory).into();
         let count = metrics::PidsStat { current: pids.len() as u64, ..Default::default() };
         all.pids = Some(count).into();

@@ -240,10 +240,11 @@ fn read_memory(dir: &Path) -> Result<Option<MemoryStat>> {
     let Some(stat) = files::table(dir, "memory.stat")? else { return Ok(None) };
     let entry = |module: &str| -> Result<Option<MemoryEntry>> {
         let number = |suffix: &str| files::number(dir, &format!("memory.{module}{suffix}"));
-        let Some(usage) = number("usage_in_bytes")? else { return Ok(None) };
+        // Zeroes where the kernel does not count: readers of containerd's
+        // metrics do not expect an entry to be missing.
         Ok(Some(MemoryEntry {
             limit: number("limit_in_bytes")?.unwrap_or_default(),
-            usage,
+            usage: number("usage_in_bytes")?.unwrap_or_default(),
             max: number("max_usage_in_bytes")?.unwrap_or_default(),
             failcnt: number("failcnt")?.unwrap_or_default(),
         }))
