@@ -43,7 +43,7 @@ impl Index {
         if unclean {
             check(&connection, path).map_err(|error| refine(error.at(path, "check")))?;
         }
-        schema::migrate(&connection, version).map_err(fail)?;
+        schema::migrate(&connection, version, schema::MIGRATIONS).map_err(fail)?;
         let writer = Writer::start(connection, path)
             .map_err(|error| Error::Unknown(format!("start the index writer: {error}")))?;
         Ok(Self {

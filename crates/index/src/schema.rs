@@ -142,15 +142,57 @@ CREATE TABLE sequences (
 ) STRICT, WITHOUT ROWID;
 ";
 
-/// Brings the file behind `connection` to [`VERSION`], each step in a
-/// transaction of its own. The caller has made sure that it is not beyond.
-pub(crate) fn migrate(connection: &Connection, from: usize) -> rusqlite::Result<()> {
-    for (step, sql) in MIGRATIONS.iter().enumerate().skip(from) {
-        connection.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {sql} PRAGMA application_id = {APPLICATION_ID}; \
+/// Takes the steps of `migrations` from `from` on, each in a transaction of
+/// its own. The caller has made sure that the file is not beyond.
+pub(crate) fn migrate(
+    connection: &Connection,
+    from: usize,
+    migrations: &[&str],
+) -> rusqlite::Result<()> {
+    for (step, sql) in migrations.iter().enumerate().skip(from) {
+        let taken = connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {sql}; PRAGMA application_id = {APPLICATION_ID}; \
              PRAGMA user_version = {}; COMMIT;",
             step + 1
-        ))?;
+        ));
+        if taken.is_err() && !connection.is_autocommit() {
+            connection.execute_batch("ROLLBACK")?;
+        }
+        taken?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(connection: &Connection) -> (i64, i64) {
+        let version = connection.query_row("PRAGMA user_version", [], |row| row.get(0));
+        let tables = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0));
+        (version.unwrap(), tables.unwrap())
+    }
+
+    #[test]
+    fn steps_are_taken_once_and_as_a_whole() {
+        let connection = Connection::open_in_memory().unwrap();
+        let good = ["CREATE TABLE a (x)", "CREATE TABLE b (x)"];
+        let bad = ["CREATE TABLE a (x)", "CREATE TABLE b (x); CREATE TABLE a (x)"];
+        migrate(&connection, 0, &good[..1]).unwrap();
+        assert_eq!(state(&connection), (1, 1));
+        migrate(&connection, 1, &bad).unwrap_err();
+        assert_eq!(state(&connection), (1, 1));
+        migrate(&connection, 1, &good).unwrap();
+        assert_eq!(state(&connection), (2, 2));
+        migrate(&connection, 2, &good).unwrap();
+        assert_eq!(state(&connection), (2, 2));
+    }
+
+    #[test]
+    fn the_tables_can_be_made() {
+        let connection = Connection::open_in_memory().unwrap();
+        migrate(&connection, 0, MIGRATIONS).unwrap();
+        assert_eq!(state(&connection).0, i64::try_from(VERSION).unwrap());
+        migrate(&connection, VERSION, MIGRATIONS).unwrap();
+    }
 }

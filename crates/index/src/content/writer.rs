@@ -32,7 +32,7 @@ pub struct ContentWriter {
 #[derive(Debug)]
 enum Bytes {
     /// In an ingest of the blob store.
-    Own(Writer),
+    Own(Box<Writer>),
     /// In a blob of another namespace, until something is written.
     Shared(SharedBlob),
 }
@@ -90,7 +90,7 @@ impl ContentStore {
                 if opened.is_err() && fresh {
                     self.forget(namespace, &request.reference, lease);
                 }
-                Bytes::Own(opened?)
+                Bytes::Own(Box::new(opened?))
             }
         };
         Ok(ContentWriter {
@@ -305,7 +305,7 @@ impl ContentWriter {
                 .execute([key])?;
             Ok(())
         })?;
-        self.bytes = Bytes::Own(writer);
+        self.bytes = Bytes::Own(Box::new(writer));
         Ok(())
     }
 

@@ -175,3 +175,68 @@ fn regular_expressions_are_those_of_go() {
     }
     assert!(regexp::compile("((((a{100}){100}){100}){100})").is_none(), "a bomb was compiled");
 }
+
+#[test]
+fn no_input_is_too_odd_to_be_answered() {
+    const PIECES: &[&str] = &[
+        "name",
+        "labels",
+        ".",
+        ",",
+        "==",
+        "!=",
+        "~=",
+        "=",
+        "!",
+        "~",
+        "\"",
+        "/",
+        "|",
+        "'",
+        "\\",
+        "x",
+        "\\x4",
+        "\\u00e4",
+        "\\U0010ffff",
+        "\\777",
+        "ä",
+        "\u{fffd}",
+        "\0",
+        " ",
+        "\n",
+        "[",
+        "]",
+        "^",
+        "[:alpha:]",
+        "{",
+        "}",
+        "{1,2}",
+        "(",
+        ")",
+        "\\Q",
+        "\\E",
+        "\\d",
+        "&&",
+        "--",
+        "\u{2028}",
+        "\u{e000}",
+    ];
+    let thing = thing("name", "", &[("x", "ä")]);
+    let mut state = 1_u64;
+    let mut random = |below: usize| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    let mut read = 0;
+    for _ in 0..20_000 {
+        let length = random(9);
+        let text: String = (0..length).map(|_| PIECES[random(PIECES.len())]).collect();
+        match Filter::parse(&text) {
+            Ok(filter) => read += usize::from(filter.matches(&thing)),
+            Err(error) => assert!(error.to_string().starts_with("filters: parse error: [")),
+        }
+        regexp::compile(&text);
+    }
+    assert!(read > 100, "only {read} of the texts were filters that match");
+}
