@@ -1,1 +1,130 @@
-//! Under construction.
+//! Layers: archives applied to directory trees, and the difference of two
+//! trees made into an archive.
+//!
+//! [`apply`] and [`compare`] work in this process, on trees that are mounted
+//! or need no mounting. A daemon uses [`worker`] instead, which does the same
+//! in a process of its own with little more than the layer and the tree in
+//! its reach. Both read archives with [`tar`], which can be used alone.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+mod apply;
+mod attributes;
+mod compare;
+mod compress;
+mod error;
+pub mod media_type;
+mod root;
+mod stream;
+pub mod tar;
+mod whiteout;
+pub mod worker;
+
+pub use error::Error;
+pub use media_type::Compression;
+pub use stream::{Applied, Limits};
+pub use whiteout::Whiteouts;
+
+use root::Root;
+use stream::Stream;
+
+/// How a layer is applied.
+#[derive(Clone, Debug)]
+pub struct ApplyOptions {
+    /// Whether the bytes may be compressed; the first ones then say how
+    /// ([`media_type::may_be_compressed`]).
+    pub compressed: bool,
+    /// What deletions become.
+    pub whiteouts: Whiteouts,
+    /// The layers below, nearest first, where the tree holds this layer
+    /// alone: directories that the archive only implies are made as they are
+    /// there.
+    pub lower: Vec<PathBuf>,
+    /// How much the layer may unpack to.
+    pub limits: Limits,
+}
+
+impl Default for ApplyOptions {
+    fn default() -> Self {
+        Self {
+            compressed: true,
+            whiteouts: Whiteouts::Remove,
+            lower: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Writes the layer in `input` into the tree at `root`, and says what its
+/// uncompressed archive was.
+///
+/// # Errors
+/// Those that are about an entry name it. What was written before stays: the
+/// caller throws the tree away.
+pub fn apply(
+    input: impl Read + Send,
+    root: &Path,
+    options: &ApplyOptions,
+) -> Result<Applied, Error> {
+    let tree = Root::open(root).map_err(Error::io("open", root))?;
+    let lower = open_all(&options.lower)?;
+    apply_in(input, &tree, &lower, options)
+}
+
+fn open_all(paths: &[PathBuf]) -> Result<Vec<Root>, Error> {
+    paths.iter().map(|path| Root::open(path).map_err(Error::io("open", path))).collect()
+}
+
+fn apply_in(
+    input: impl Read + Send,
+    root: &Root,
+    lower: &[Root],
+    options: &ApplyOptions,
+) -> Result<Applied, Error> {
+    let extractor = apply::Extractor::new(root, lower, options.whiteouts, options.limits.entries);
+    let extract = |stream: &mut Stream| extractor.extract(stream);
+    let ((), applied) = stream::with_stream(input, options.compressed, options.limits, extract)?;
+    Ok(applied)
+}
+
+/// How the difference of two trees is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompareOptions {
+    /// How the archive is compressed.
+    pub compression: Compression,
+    /// No entry says that it is younger, in seconds since 1970
+    /// (`SOURCE_DATE_EPOCH`).
+    pub newest: Option<i64>,
+}
+
+/// Writes what turns the tree at `lower` into the one at `upper`; the same
+/// trees give the same bytes. Says what the uncompressed archive was.
+///
+/// # Errors
+/// Those that are about a file name it.
+pub fn compare(
+    lower: &Path,
+    upper: &Path,
+    output: impl Write,
+    options: CompareOptions,
+) -> Result<Applied, Error> {
+    let open = |path: &Path| Root::open(path).map_err(Error::io("open", path));
+    compare_in(&open(lower)?, &open(upper)?, output, options).map_err(Error::io("compare", upper))
+}
+
+fn compare_in(
+    lower: &Root,
+    upper: &Root,
+    output: impl Write,
+    options: CompareOptions,
+) -> std::io::Result<Applied> {
+    let compressor = compress::Compressor::new(output, options.compression)?;
+    let buffered = std::io::BufWriter::with_capacity(1 << 16, compressor);
+    let comparison = compare::Comparison::new(buffered, options.newest);
+    let buffered = comparison.run(lower.dir().try_clone()?, upper.dir().try_clone()?)?;
+    let compressor = buffered.into_inner().map_err(|error| error.into_error())?;
+    let (mut output, digest, size) = compressor.finish()?;
+    output.flush()?;
+    Ok(Applied { digest, size })
+}

@@ -129,10 +129,9 @@ fn directories_are_closed_and_the_root_filesystem_is_not() {
 #[test]
 fn remains_of_an_earlier_process_are_cleaned_up() {
     let dir = tempfile::tempdir().unwrap();
-    for backend in [Box::new(overlay(dir.path())) as Box<dyn Backend>] {
-        backend.create(1, Active, &[], &Labels::new()).unwrap();
-        backend.create(2, Active, &[], &Labels::new()).unwrap();
-    }
+    let earlier = overlay(dir.path());
+    earlier.create(1, Active, &[], &Labels::new()).unwrap();
+    earlier.create(2, Active, &[], &Labels::new()).unwrap();
     let snapshots = dir.path().join("snapshots");
     for name in ["new-7", "rm-1-0", "rm-9-3/fs/deep"] {
         fs::create_dir_all(snapshots.join(name)).unwrap();

@@ -1,0 +1,516 @@
+//! Writes an archive into a directory tree (containerd, `pkg/archive`).
+//!
+//! Whatever the archive says, nothing outside the tree is touched: every path
+//! is resolved inside it, the last component is never followed, and every
+//! attribute is set through a descriptor of what the entry has made.
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::io;
+use std::rc::Rc;
+
+use rustix::fd::OwnedFd;
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timestamps, XattrFlags};
+use rustix::io::Errno;
+
+use crate::attributes;
+use crate::root::{Components, Root, components, join};
+use crate::tar::{Entry, EntryKind, Reader};
+use crate::whiteout::{Whiteout, Whiteouts};
+use crate::{Error, Stream};
+
+const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// Writes the entries of one archive.
+pub(crate) struct Extractor<'a> {
+    root: &'a Root,
+    /// Where a directory that the archive only implies gets its attributes
+    /// from, nearest layer first.
+    lower: &'a [Root],
+    whiteouts: Whiteouts,
+    entries_max: u64,
+    /// The directory of the last entry: the next one mostly is in it too.
+    parent: Option<(Components, Rc<OwnedFd>)>,
+    /// What this archive has made, by the inode of the directory and the
+    /// name: later deletions are not about these.
+    made: HashSet<(u64, CString)>,
+    /// Directories' times, which their entries would change.
+    directories: Vec<(Components, Timestamps)>,
+}
+
+/// What failed with an entry, before its name is known.
+type Failure = (&'static str, io::Error);
+type Step<T = ()> = Result<T, Failure>;
+
+fn failed<E: Into<io::Error>>(operation: &'static str) -> impl FnOnce(E) -> Failure {
+    move |error| (operation, error.into())
+}
+
+impl<'a> Extractor<'a> {
+    pub fn new(root: &'a Root, lower: &'a [Root], whiteouts: Whiteouts, entries_max: u64) -> Self {
+        Self {
+            root,
+            lower,
+            whiteouts,
+            entries_max,
+            parent: None,
+            made: HashSet::new(),
+            directories: Vec::new(),
+        }
+    }
+
+    /// Writes all entries.
+    pub fn extract(mut self, stream: &mut Stream) -> Result<(), Error> {
+        let mut reader = Reader::new(stream);
+        let mut count = 0;
+        while let Some(entry) = reader.next_entry()? {
+            count += 1;
+            if self.entries_max > 0 && count > self.entries_max {
+                return Err(Error::Limit { what: "entries", limit: self.entries_max });
+            }
+            self.entry(&entry, &mut reader)?;
+        }
+        self.finish_directories()
+    }
+
+    fn entry(&mut self, entry: &Entry, reader: &mut Reader<&mut Stream>) -> Result<(), Error> {
+        let name = || String::from_utf8_lossy(&entry.name).into_owned();
+        let refuse = |why: String| Error::Refused { entry: name(), why };
+        let failed =
+            |(operation, source): Failure| Error::Entry { entry: name(), operation, source };
+        let mut path = components(&entry.name)
+            .ok_or_else(|| refuse("the name leads out of the layer".to_owned()))?;
+        // The tree's own top keeps what it has, as with containerd.
+        let Some(base) = path.pop() else { return Ok(()) };
+        if let Some(why) = attributes::refusal(entry) {
+            return Err(refuse(why));
+        }
+        let whiteout = Whiteout::of(&base).map_err(|why| refuse(why.to_owned()))?;
+        let parent = self.parent(&path).map_err(failed)?;
+        if let Some(whiteout) = whiteout {
+            return self.delete(&parent, &whiteout, entry).map_err(failed);
+        }
+        if let EntryKind::Other(flag) = entry.kind {
+            return Err(refuse(format!("unhandled tar header type {flag}")));
+        }
+        let fd = match entry.kind {
+            EntryKind::File => {
+                let fd = self.create_file(&parent, &base).map_err(failed)?;
+                copy(reader, entry, &fd).map_err(|error| error.named(entry))?;
+                fd
+            }
+            EntryKind::HardLink => {
+                let target = components(&entry.link_name).ok_or_else(|| {
+                    let target = String::from_utf8_lossy(&entry.link_name);
+                    refuse(format!("the link to {target:?} leads out of the layer"))
+                })?;
+                self.hard_link(target, &parent, &base).map_err(failed)?
+            }
+            EntryKind::Directory => self.create_dir(&parent, &base).map_err(failed)?,
+            _ => match self.create_special(&parent, &base, entry).map_err(failed)? {
+                Some(fd) => fd,
+                None => return Ok(()),
+            },
+        };
+        attributes::set(&fd, entry).map_err(failed)?;
+        if self.whiteouts == Whiteouts::Remove {
+            let inode = inode(&parent).map_err(failed)?;
+            self.made.insert((inode, base.clone()));
+        }
+        if entry.kind == EntryKind::Directory {
+            path.push(base);
+            self.directories.push((path, attributes::times(entry)));
+        }
+        Ok(())
+    }
+
+    /// The directory at `path`; what is missing of it is made.
+    fn parent(&mut self, path: &[CString]) -> Step<Rc<OwnedFd>> {
+        if let Some((known, fd)) = &self.parent
+            && known == path
+        {
+            return Ok(fd.clone());
+        }
+        let fd = match self.root.open_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.make_parents(path),
+            result => result,
+        };
+        let fd = Rc::new(fd.map_err(failed("open parent"))?);
+        self.parent = Some((path.to_vec(), fd.clone()));
+        Ok(fd)
+    }
+
+    fn make_parents(&mut self, path: &[CString]) -> io::Result<OwnedFd> {
+        let (lower, directories) = (self.lower, &mut self.directories);
+        self.root.make_dir(path, &mut |dir, name, resolved| {
+            fs::mkdirat(dir, name, Mode::RWXU)?;
+            let made = open_dir(dir, name)?;
+            let Some(model) = lower_dir(lower, resolved)? else {
+                fs::fchmod(&made, Mode::from_raw_mode(0o755))?;
+                return Ok(());
+            };
+            let times = imitate(&model, &made)?;
+            directories.push((resolved.to_vec(), times));
+            Ok(())
+        })
+    }
+
+    /// Removes what `create` found in its way, and has it try again.
+    fn replace<T>(
+        &mut self,
+        parent: &OwnedFd,
+        name: &CString,
+        create: impl Fn() -> rustix::io::Result<T>,
+    ) -> io::Result<T> {
+        match create() {
+            Err(Errno::EXIST) => {
+                self.remove(parent, name)?;
+                Ok(create()?)
+            }
+            result => Ok(result?),
+        }
+    }
+
+    fn remove(&mut self, parent: &OwnedFd, name: &CString) -> io::Result<()> {
+        // It may be, or lead to, the directory that is kept open.
+        self.parent = None;
+        match fs::unlinkat(parent, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => remove_dir(parent, name),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn create_file(&mut self, parent: &OwnedFd, name: &CString) -> Step<OwnedFd> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        self.replace(parent, name, || fs::openat(parent, name, flags, FILE_MODE))
+            .map_err(failed("create"))
+    }
+
+    fn create_dir(&mut self, parent: &OwnedFd, name: &CString) -> Step<OwnedFd> {
+        let make = || fs::mkdirat(parent, name, Mode::RWXU);
+        let mut opaque = false;
+        match make() {
+            Err(Errno::EXIST) => {
+                if kind_of(parent, name).map_err(failed("stat"))? != Some(FileType::Directory) {
+                    self.remove(parent, name).map_err(failed("remove"))?;
+                    make().map_err(failed("mkdir"))?;
+                    // What was there hid the lower layers' directory of this
+                    // name, and what comes instead must go on to.
+                    opaque = true;
+                }
+            }
+            result => result.map_err(failed("mkdir"))?,
+        }
+        let fd = open_dir(parent, name).map_err(failed("open"))?;
+        if opaque {
+            self.make_opaque(&fd)?;
+        }
+        Ok(fd)
+    }
+
+    fn hard_link(
+        &mut self,
+        mut target: Components,
+        parent: &OwnedFd,
+        name: &CString,
+    ) -> Step<OwnedFd> {
+        let base = target.pop().ok_or_else(|| failed("link")(Errno::PERM))?;
+        let dir = self.root.open_dir(&target).map_err(failed("link"))?;
+        // Not what a link of that name points to: the link itself.
+        let link = || fs::linkat(&dir, &base, parent, name, AtFlags::empty());
+        let itself = || -> io::Result<bool> {
+            let (a, b) = (identity(&dir, &base)?, identity(parent, name)?);
+            Ok(a.is_some() && a == b)
+        };
+        match link() {
+            // Removing it first would leave nothing to link to.
+            Err(Errno::EXIST) if itself().map_err(failed("stat"))? => {}
+            Err(Errno::EXIST) => {
+                self.replace(parent, name, link).map_err(failed("link"))?;
+            }
+            result => result.map_err(failed("link"))?,
+        }
+        open_path(parent, name).map_err(failed("open"))
+    }
+
+    /// A link, a device or a pipe; `None` when it cannot be had here and is
+    /// left out.
+    fn create_special(
+        &mut self,
+        parent: &OwnedFd,
+        name: &CString,
+        entry: &Entry,
+    ) -> Step<Option<OwnedFd>> {
+        let kind = match entry.kind {
+            EntryKind::CharDevice => FileType::CharacterDevice,
+            EntryKind::BlockDevice => FileType::BlockDevice,
+            EntryKind::Fifo => FileType::Fifo,
+            _ => {
+                let target = CString::new(entry.link_name.clone())
+                    .map_err(|_| failed("symlink")(Errno::INVAL))?;
+                self.replace(parent, name, || fs::symlinkat(&target, parent, name))
+                    .map_err(failed("symlink"))?;
+                return open_path(parent, name).map(Some).map_err(failed("open"));
+            }
+        };
+        let number = |value: i64| u32::try_from(value).map_err(|_| failed("mknod")(Errno::INVAL));
+        let device = fs::makedev(number(entry.device.0)?, number(entry.device.1)?);
+        let make = || fs::mknodat(parent, name, kind, FILE_MODE, device);
+        match self.replace(parent, name, make) {
+            Err(error)
+                if error.kind() == io::ErrorKind::PermissionDenied && kind != FileType::Fifo =>
+            {
+                // In a user namespace there are no devices to be made.
+                log::warn!(entry:% = String::from_utf8_lossy(&entry.name); "leave a device out");
+                Ok(None)
+            }
+            result => {
+                result.map_err(failed("mknod"))?;
+                open_path(parent, name).map(Some).map_err(failed("open"))
+            }
+        }
+    }
+
+    fn delete(&mut self, parent: &OwnedFd, whiteout: &Whiteout, entry: &Entry) -> Step {
+        match (whiteout, self.whiteouts) {
+            (Whiteout::Opaque, Whiteouts::Remove) => {
+                self.parent = None;
+                self.remove_foreign(parent).map_err(failed("remove"))
+            }
+            (Whiteout::Opaque, _) => self.make_opaque(parent),
+            (Whiteout::Of(name), Whiteouts::Remove) => self.delete_name(parent, name),
+            (Whiteout::Of(name), _) => self.mark_deleted(parent, name, entry),
+        }
+    }
+
+    fn delete_name(&mut self, parent: &OwnedFd, name: &CString) -> Step {
+        let inode = inode(parent)?;
+        if !self.made.contains(&(inode, name.clone())) {
+            return self.remove(parent, name).map_err(failed("remove"));
+        }
+        // The archive's own; what is deleted is what lay below.
+        if kind_of(parent, name).map_err(failed("stat"))? == Some(FileType::Directory) {
+            let dir = open_dir(parent, name).map_err(failed("open"))?;
+            self.remove_foreign(&dir).map_err(failed("remove"))?;
+        }
+        Ok(())
+    }
+
+    /// Removes from a directory and those below what is not of this archive.
+    fn remove_foreign(&mut self, dir: &OwnedFd) -> io::Result<()> {
+        let mut pending = vec![dir.try_clone()?];
+        while let Some(dir) = pending.pop() {
+            let inode = fs::fstat(&dir)?.st_ino;
+            for entry in fs::Dir::read_from(&dir)? {
+                let entry = entry?;
+                let name = entry.file_name().to_owned();
+                if matches!(name.as_bytes(), b"." | b"..") {
+                    continue;
+                }
+                if !self.made.contains(&(inode, name.clone())) {
+                    self.remove(&dir, &name)?;
+                } else if entry.file_type() == FileType::Directory {
+                    pending.push(open_dir(&dir, &name)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn make_opaque(&mut self, dir: &OwnedFd) -> Step {
+        let Some(name) = self.whiteouts.opaque_attribute() else { return Ok(()) };
+        fs::fsetxattr(dir, name, b"y", XattrFlags::empty()).map_err(failed("setxattr"))
+    }
+
+    /// Overlayfs' own mark: a character device 0:0.
+    fn mark_deleted(&mut self, parent: &OwnedFd, name: &CString, entry: &Entry) -> Step {
+        let kind = FileType::CharacterDevice;
+        match fs::mknodat(parent, name, kind, Mode::empty(), fs::makedev(0, 0)) {
+            // The archive's own hides what lies below by being there; only
+            // directories would be merged.
+            Err(Errno::EXIST) => match kind_of(parent, name).map_err(failed("stat"))? {
+                Some(FileType::Directory) => {
+                    let dir = open_dir(parent, name).map_err(failed("open"))?;
+                    self.make_opaque(&dir)
+                }
+                _ => Ok(()),
+            },
+            result => {
+                result.map_err(failed("mknod"))?;
+                let (uid, gid) = (entry.uid as u32, entry.gid as u32);
+                let owner = (Some(fs::Uid::from_raw(uid)), Some(fs::Gid::from_raw(gid)));
+                fs::chownat(parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(failed("lchown"))
+            }
+        }
+    }
+
+    fn finish_directories(&self) -> Result<(), Error> {
+        for (path, times) in &self.directories {
+            let failed = |source: io::Error| Error::Entry {
+                entry: String::from_utf8_lossy(&join(path)).into_owned(),
+                operation: "utimensat",
+                source,
+            };
+            match self.root.open_dir(path) {
+                Ok(dir) => {
+                    attributes::set_times(&dir, times).map_err(|error| failed(error.into()))?
+                }
+                // Replaced by a later entry of the same name.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                    ) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open_dir(parent: &OwnedFd, name: &CString) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(fs::openat(parent, name, flags, Mode::empty())?)
+}
+
+/// The inode itself, whatever it is.
+fn open_path(parent: &OwnedFd, name: &CString) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(fs::openat(parent, name, flags, Mode::empty())?)
+}
+
+fn stat_of(parent: &OwnedFd, name: &CString) -> io::Result<Option<Stat>> {
+    match fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(None),
+        result => Ok(Some(result?)),
+    }
+}
+
+fn kind_of(parent: &OwnedFd, name: &CString) -> io::Result<Option<FileType>> {
+    Ok(stat_of(parent, name)?.map(|stat| FileType::from_raw_mode(stat.st_mode)))
+}
+
+fn identity(parent: &OwnedFd, name: &CString) -> io::Result<Option<(u64, u64)>> {
+    Ok(stat_of(parent, name)?.map(|stat| (stat.st_dev, stat.st_ino)))
+}
+
+fn inode(dir: &OwnedFd) -> Step<u64> {
+    Ok(fs::fstat(dir).map_err(failed("stat"))?.st_ino)
+}
+
+fn remove_dir(parent: &OwnedFd, name: &CString) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::path::PathBuf::from(attributes::path_of(parent));
+    // Follows no links below the directory that is open.
+    match std::fs::remove_dir_all(path.join(std::ffi::OsStr::from_bytes(name.as_bytes()))) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// The directory that shows at `path` in the lower layers; `None` when there
+/// is none, or something else hides it.
+fn lower_dir(lower: &[Root], path: &[CString]) -> io::Result<Option<OwnedFd>> {
+    for layer in lower {
+        match layer.open_dir(path) {
+            Ok(dir) => return Ok(Some(dir)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// Gives `made` the owner, mode and attributes of `model`; answers its times.
+fn imitate(model: &OwnedFd, made: &OwnedFd) -> io::Result<Timestamps> {
+    let stat = fs::fstat(model)?;
+    let owner = (fs::Uid::from_raw(stat.st_uid), fs::Gid::from_raw(stat.st_gid));
+    fs::fchown(made, Some(owner.0), Some(owner.1))?;
+    let mut names = vec![0; 1 << 16];
+    let length = match fs::flistxattr(model, &mut names[..]) {
+        Err(Errno::OPNOTSUPP) => 0,
+        result => result?,
+    };
+    for name in names[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+        // How the lower layer hides its own lower layers is not about us.
+        if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
+            continue;
+        }
+        let mut value = vec![0; 1 << 16];
+        let length = fs::fgetxattr(model, name, &mut value[..])?;
+        match fs::fsetxattr(made, name, &value[..length], XattrFlags::empty()) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    fs::fchmod(made, Mode::from_raw_mode(stat.st_mode))?;
+    let time = |seconds, nanos: u64| fs::Timespec {
+        tv_sec: seconds,
+        tv_nsec: i64::try_from(nanos).unwrap_or(0),
+    };
+    Ok(Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    })
+}
+
+/// Why a file's data could not be written: the archive's fault, or the
+/// file system's.
+enum CopyError {
+    Archive(crate::tar::Error),
+    File(Errno),
+}
+
+impl CopyError {
+    fn named(self, entry: &Entry) -> Error {
+        match self {
+            Self::Archive(error) => error.into(),
+            Self::File(errno) => Error::Entry {
+                entry: String::from_utf8_lossy(&entry.name).into_owned(),
+                operation: "write",
+                source: errno.into(),
+            },
+        }
+    }
+}
+
+/// Writes an entry's data, the pieces of a sparse file at their places.
+fn copy(reader: &mut Reader<&mut Stream>, entry: &Entry, file: &OwnedFd) -> Result<(), CopyError> {
+    let Some(extents) = &entry.extents else {
+        return copy_piece(reader, entry.size, |data, _| rustix::io::write(file, data));
+    };
+    fs::ftruncate(file, entry.size).map_err(CopyError::File)?;
+    for extent in extents {
+        copy_piece(reader, extent.length, |data, done| {
+            rustix::io::pwrite(file, data, extent.offset + done)
+        })?;
+    }
+    Ok(())
+}
+
+fn copy_piece(
+    reader: &mut Reader<&mut Stream>,
+    length: u64,
+    write: impl Fn(&[u8], u64) -> rustix::io::Result<usize>,
+) -> Result<(), CopyError> {
+    let mut done = 0;
+    while done < length {
+        let data = reader.data().map_err(CopyError::Archive)?;
+        if data.is_empty() {
+            // The reader has checked that a sparse file's pieces use up its
+            // data, so only a shorter file ends here, and it cannot.
+            return Ok(());
+        }
+        let wanted = usize::try_from(length - done).unwrap_or(usize::MAX).min(data.len());
+        let written = match write(&data[..wanted], done) {
+            Err(Errno::INTR) => 0,
+            result => result.map_err(CopyError::File)?,
+        };
+        reader.consume(written);
+        done += written as u64;
+    }
+    Ok(())
+}

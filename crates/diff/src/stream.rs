@@ -1,0 +1,221 @@
+//! From a layer's bytes to the archive in it: one thread decompresses, one
+//! hashes, the caller's reads. Limits are checked where the bytes arise.
+
+use std::cell::Cell;
+use std::io::{self, BufRead, Read};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use davit_types::Digest;
+use sha2::Digest as _;
+
+use crate::Error;
+
+/// Bytes that go from thread to thread at once.
+const CHUNK: usize = 1 << 18;
+/// How many chunks may wait for a slower thread.
+const CHUNKS_WAITING: usize = 8;
+/// A stream shorter than this is not looked at for its ratio: a few zeros
+/// compress well.
+const RATIO_FROM: u64 = 16 << 20;
+
+/// How much a layer may unpack to. 0 means no limit, as with containerd.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Limits {
+    /// Bytes of the uncompressed stream.
+    pub uncompressed_bytes: u64,
+    /// Uncompressed bytes for each compressed one, looked at from 16 MiB on.
+    pub ratio: u64,
+    /// Entries in the archive.
+    pub entries: u64,
+}
+
+/// What a stream turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The SHA-256 of the uncompressed stream (the layer's diff ID).
+    pub digest: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+type Chunk = Result<Arc<Vec<u8>>, Error>;
+
+/// The uncompressed stream, as it comes out of the threads.
+pub(crate) struct Stream {
+    chunks: Receiver<Chunk>,
+    current: Arc<Vec<u8>>,
+    at: usize,
+    /// Why the stream ended early; `io::Error` could not carry it whole.
+    failure: Rc<Cell<Option<Error>>>,
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut available = self.fill_buf()?;
+        let count = available.read(buffer)?;
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl BufRead for Stream {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.current.len() {
+            match self.chunks.recv() {
+                Ok(Ok(chunk)) => (self.current, self.at) = (chunk, 0),
+                Ok(Err(error)) => {
+                    self.failure.set(Some(error));
+                    return Err(io::Error::other("the stream failed"));
+                }
+                // The sender is done.
+                Err(_) => return Ok(&[]),
+            }
+        }
+        Ok(&self.current[self.at..])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.at = (self.at + count).min(self.current.len());
+    }
+}
+
+/// Counts what it passes on.
+struct Counted<R> {
+    input: R,
+    count: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.count.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+/// Runs `body` on the archive in `input`, reads what `body` leaves, and says
+/// what the whole uncompressed stream was.
+pub(crate) fn with_stream<T>(
+    input: impl Read + Send,
+    compressed: bool,
+    limits: Limits,
+    body: impl FnOnce(&mut Stream) -> Result<T, Error>,
+) -> Result<(T, Applied), Error> {
+    let (chunk_sender, chunks) = sync_channel::<Chunk>(CHUNKS_WAITING);
+    let (hash_sender, to_hash) = sync_channel::<Arc<Vec<u8>>>(CHUNKS_WAITING);
+    thread::scope(|scope| {
+        let hasher = scope.spawn(move || hash(&to_hash));
+        scope.spawn(move || {
+            if let Err(error) = pump(input, compressed, limits, &chunk_sender, &hash_sender) {
+                // Nobody listens when the archive itself was refused.
+                let _ = chunk_sender.send(Err(error));
+            }
+        });
+        let failure = Rc::new(Cell::new(None));
+        let mut stream =
+            Stream { chunks, current: Arc::default(), at: 0, failure: failure.clone() };
+        let result = body(&mut stream).and_then(|value| drain(&mut stream).map(|()| value));
+        // Lets the pump end when the archive was not read to its end.
+        drop(stream);
+        let applied = hasher.join().map_err(|_| Error::Worker("the hash thread died".into()))?;
+        match (result, failure.take()) {
+            (Err(_), Some(cause)) => Err(cause),
+            (result, _) => result.map(|value| (value, applied)),
+        }
+    })
+}
+
+fn drain(stream: &mut Stream) -> Result<(), Error> {
+    loop {
+        match stream.fill_buf() {
+            Ok([]) => return Ok(()),
+            Ok(rest) => {
+                let count = rest.len();
+                stream.consume(count);
+            }
+            Err(error) => return Err(Error::Decompress(error)),
+        }
+    }
+}
+
+fn hash(chunks: &Receiver<Arc<Vec<u8>>>) -> Applied {
+    let (mut hash, mut size) = (sha2::Sha256::new(), 0);
+    for chunk in chunks {
+        hash.update(&chunk[..]);
+        size += chunk.len() as u64;
+    }
+    Applied { digest: digest_of(hash), size }
+}
+
+/// The digest that a finished hash stands for.
+pub(crate) fn digest_of(hash: sha2::Sha256) -> Digest {
+    let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}").parse().expect("a computed digest is well-formed")
+}
+
+/// Decompresses into both channels; ends early when nobody takes the chunks.
+fn pump(
+    input: impl Read,
+    compressed: bool,
+    limits: Limits,
+    chunks: &SyncSender<Chunk>,
+    to_hash: &SyncSender<Arc<Vec<u8>>>,
+) -> Result<(), Error> {
+    let read = Arc::new(AtomicU64::new(0));
+    let input = Counted { input, count: read.clone() };
+    let mut input = decompressor(input, compressed).map_err(Error::Decompress)?;
+    let mut total = 0;
+    loop {
+        let chunk = next_chunk(&mut input).map_err(Error::Decompress)?;
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        total += chunk.len() as u64;
+        check(limits, total, read.load(Ordering::Relaxed))?;
+        let chunk = Arc::new(chunk);
+        if to_hash.send(chunk.clone()).is_err() || chunks.send(Ok(chunk)).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+fn check(limits: Limits, total: u64, read: u64) -> Result<(), Error> {
+    if limits.uncompressed_bytes > 0 && total > limits.uncompressed_bytes {
+        let limit = limits.uncompressed_bytes;
+        return Err(Error::Limit { what: "uncompressed bytes", limit });
+    }
+    if limits.ratio > 0 && total > RATIO_FROM && total / read.max(1) > limits.ratio {
+        return Err(Error::Limit { what: "bytes out of one compressed byte", limit: limits.ratio });
+    }
+    Ok(())
+}
+
+fn next_chunk(input: &mut dyn Read) -> io::Result<Vec<u8>> {
+    let mut chunk = Vec::with_capacity(CHUNK);
+    input.take(CHUNK as u64).read_to_end(&mut chunk)?;
+    Ok(chunk)
+}
+
+/// What the first bytes call for (containerd, `pkg/archive/compression`):
+/// gzip and zstd are known, all else is taken as it is.
+fn decompressor<'a>(mut input: impl Read + 'a, compressed: bool) -> io::Result<Box<dyn Read + 'a>> {
+    if !compressed {
+        return Ok(Box::new(input));
+    }
+    let mut start = Vec::new();
+    input.by_ref().take(10).read_to_end(&mut start)?;
+    let kind = start.clone();
+    let input = io::BufReader::with_capacity(CHUNK, io::Cursor::new(start).chain(input));
+    Ok(match kind[..] {
+        [0x1f, 0x8b, 0x08, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        // A frame, or one that is to be skipped, which may come first.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+            Box::new(zstd::stream::read::Decoder::with_buffer(input)?)
+        }
+        _ => Box::new(input),
+    })
+}

@@ -1,0 +1,290 @@
+//! Apply and compare in a process of their own.
+//!
+//! The daemon starts its own program with a hidden argument; the program's
+//! `main` hands over to [`main`]. What is to be done, and the descriptor of
+//! the bytes, come over a Unix socket as standard input, and the answer goes
+//! back over it. The process has its own mount namespace and no network, dies
+//! with the thread that started it, and gives up what it does not need before
+//! it looks at the first byte of the layer.
+
+mod mounts;
+mod process;
+mod sandbox;
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::marker::PhantomData;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use davit_types::{ErrorKind, Kind, Mount};
+use serde::{Deserialize, Serialize};
+
+use crate::{Applied, CompareOptions, Compression, Error, Limits};
+
+pub use process::main;
+
+/// The argument that turns a program into a worker, for its `main` to look
+/// for.
+pub const ARGUMENT: &str = "unpack-worker";
+
+/// How to start a worker.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The executable.
+    pub path: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// An empty directory that workers may mount over, each in its own mount
+    /// namespace: nobody else sees it.
+    pub scratch: PathBuf,
+}
+
+impl Program {
+    /// This very program, even if its file was replaced meanwhile, with
+    /// [`ARGUMENT`].
+    pub fn this(scratch: PathBuf) -> Self {
+        Self { path: "/proc/self/exe".into(), arguments: vec![ARGUMENT.into()], scratch }
+    }
+}
+
+/// A layer to be applied to a snapshot.
+#[derive(Debug)]
+pub struct Apply {
+    /// The layer's bytes: a file, or a pipe.
+    pub input: OwnedFd,
+    /// Whether they may be compressed ([`crate::media_type::may_be_compressed`]).
+    pub compressed: bool,
+    /// The snapshot, as its backend hands it out.
+    pub mounts: Vec<Mount>,
+    /// How much it may unpack to.
+    pub limits: Limits,
+    /// Bring everything to the disk before answering.
+    pub sync: bool,
+}
+
+/// Two snapshots to be compared.
+#[derive(Debug)]
+pub struct Compare {
+    /// Where the layer's bytes go: a file, or a pipe.
+    pub output: OwnedFd,
+    /// What was.
+    pub lower: Vec<Mount>,
+    /// What is. Not written to.
+    pub upper: Vec<Mount>,
+    /// How it is written.
+    pub options: CompareOptions,
+}
+
+impl Apply {
+    /// Starts a worker for it.
+    ///
+    /// The thread that calls this must live until the worker has answered:
+    /// the worker dies with it.
+    pub fn spawn(self, program: &Program) -> Result<Running<Applied>, Error> {
+        let work = Work::Apply {
+            compressed: self.compressed,
+            mounts: self.mounts.into_iter().map(WireMount::from).collect(),
+            limits: self.limits,
+            sync: self.sync,
+        };
+        spawn(program, work, self.input)
+    }
+}
+
+impl Compare {
+    /// Starts a worker for it; see [`Apply::spawn`] about the thread. The
+    /// answer is the uncompressed archive's.
+    pub fn spawn(self, program: &Program) -> Result<Running<Applied>, Error> {
+        let mounts = |mounts: Vec<Mount>| mounts.into_iter().map(WireMount::from).collect();
+        let work = Work::Compare {
+            lower: mounts(self.lower),
+            upper: mounts(self.upper),
+            compression: self.options.compression,
+            newest: self.options.newest,
+        };
+        spawn(program, work, self.output)
+    }
+}
+
+/// A worker at work. Dropping it kills it.
+#[derive(Debug)]
+pub struct Running<T> {
+    child: Child,
+    socket: UnixStream,
+    pidfd: OwnedFd,
+    answer: PhantomData<T>,
+}
+
+/// Can end a worker from another thread.
+#[derive(Debug)]
+pub struct Killer(OwnedFd);
+
+impl Killer {
+    /// Ends the worker at once; its answer is an error then, unless it was
+    /// done.
+    pub fn kill(&self) {
+        use rustix::process::{Signal, pidfd_send_signal};
+        // It is gone: just as well.
+        let _ = pidfd_send_signal(&self.0, Signal::KILL);
+    }
+}
+
+impl Running<Applied> {
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// What the worker said, or [`Error::Worker`] when it ended without a
+    /// word.
+    pub fn wait(mut self) -> Result<Applied, Error> {
+        let mut answer = Vec::new();
+        let read = self.socket.read_to_end(&mut answer);
+        let status = self.child.wait();
+        let died = |why: &dyn std::fmt::Display| match &status {
+            Ok(status) => Error::Worker(format!("{why} ({status})")),
+            Err(_) => Error::Worker(why.to_string()),
+        };
+        read.map_err(|error| died(&error))?;
+        if answer.is_empty() {
+            return Err(died(&"ended without an answer"));
+        }
+        match serde_json::from_slice(&answer).map_err(|error| died(&error))? {
+            Answer::Done { digest, size } => {
+                let digest = digest.parse().map_err(|error| died(&error))?;
+                Ok(Applied { digest, size })
+            }
+            Answer::Failed { kind, message } => {
+                Err(Error::Remote { kind: kind_of(&kind), message })
+            }
+        }
+    }
+}
+
+impl<T> Running<T> {
+    /// A handle for ending the worker.
+    pub fn killer(&self) -> Result<Killer, Error> {
+        let pidfd = self.pidfd.try_clone();
+        pidfd.map(Killer).map_err(|error| Error::Worker(format!("dup: {error}")))
+    }
+}
+
+impl<T> Drop for Running<T> {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// The request, as it travels.
+#[derive(Debug, Serialize, Deserialize)]
+struct Request {
+    work: Work,
+    parent: u32,
+    scratch: PathBuf,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Work {
+    Apply {
+        compressed: bool,
+        mounts: Vec<WireMount>,
+        limits: Limits,
+        sync: bool,
+    },
+    Compare {
+        lower: Vec<WireMount>,
+        upper: Vec<WireMount>,
+        compression: Compression,
+        newest: Option<i64>,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Done { digest: String, size: u64 },
+    Failed { kind: String, message: String },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct WireMount {
+    kind: String,
+    source: String,
+    target: String,
+    options: Vec<String>,
+}
+
+impl From<Mount> for WireMount {
+    fn from(mount: Mount) -> Self {
+        let Mount { kind, source, target, options } = mount;
+        Self { kind, source, target, options }
+    }
+}
+
+impl From<WireMount> for Mount {
+    fn from(mount: WireMount) -> Self {
+        let WireMount { kind, source, target, options } = mount;
+        Self { kind, source, target, options }
+    }
+}
+
+/// The kind that prints as `text`.
+fn kind_of(text: &str) -> ErrorKind {
+    use ErrorKind::*;
+    let kinds = [
+        InvalidArgument,
+        NotFound,
+        AlreadyExists,
+        PermissionDenied,
+        ResourceExhausted,
+        FailedPrecondition,
+        Aborted,
+        OutOfRange,
+        Unimplemented,
+        Internal,
+        Unavailable,
+        DataLoss,
+    ];
+    kinds.into_iter().find(|kind| kind.to_string() == text).unwrap_or(Unknown)
+}
+
+fn failed(error: &Error) -> Answer {
+    Answer::Failed { kind: error.kind().to_string(), message: error.full_message() }
+}
+
+fn spawn<T>(program: &Program, work: Work, bytes: OwnedFd) -> Result<Running<T>, Error> {
+    let broken = |what: &'static str| {
+        move |error: &dyn std::fmt::Display| Error::Worker(format!("{what}: {error}"))
+    };
+    let (mut ours, theirs) = UnixStream::pair().map_err(|e| broken("socketpair")(&e))?;
+    let child = Command::new(&program.path)
+        .args(&program.arguments)
+        .env_clear()
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(|error| broken("start")(&error))?;
+    let pid = rustix::process::Pid::from_child(&child);
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+    let pidfd = pidfd.map_err(|error| broken("pidfd_open")(&error))?;
+    let request = Request { work, parent: std::process::id(), scratch: program.scratch.clone() };
+    let text = serde_json::to_vec(&request).map_err(|error| broken("request")(&error))?;
+    let running = Running {
+        child,
+        socket: ours.try_clone().map_err(|e| broken("dup")(&e))?,
+        pidfd,
+        answer: PhantomData,
+    };
+    davit_sys::socket::send_descriptors(&ours, &[1], &[bytes])
+        .map_err(|error| Error::Worker(error.full_message()))?;
+    ours.write_all(&text)
+        .and_then(|()| ours.shutdown(Shutdown::Write))
+        .map_err(|error| broken("send the request")(&error))?;
+    Ok(running)
+}

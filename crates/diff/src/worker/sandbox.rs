@@ -1,0 +1,111 @@
+//! What a worker gives up. Everything happens before the first thread is
+//! started, since the kernel keeps all of it per thread.
+
+use std::path::Path;
+
+use davit_types::Mount;
+use landlock::{
+    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError,
+};
+use rustix::mount::MountPropagationFlags;
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::Error;
+use crate::root::Root;
+
+/// What is still to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// A tree is written, whoever its files belong to.
+    Writing,
+    /// Trees are read, whoever their files belong to.
+    Reading,
+}
+
+impl Need {
+    fn capabilities(self) -> CapabilitySet {
+        match self {
+            // SYS_ADMIN is for attributes in `trusted.`, overlayfs' own mark
+            // of opaque directories among them; the filter of system calls
+            // takes the rest of it away.
+            Self::Writing => {
+                CapabilitySet::CHOWN
+                    | CapabilitySet::DAC_OVERRIDE
+                    | CapabilitySet::FOWNER
+                    | CapabilitySet::FSETID
+                    | CapabilitySet::MKNOD
+                    | CapabilitySet::SETFCAP
+                    | CapabilitySet::SYS_ADMIN
+            }
+            Self::Reading => CapabilitySet::DAC_READ_SEARCH,
+        }
+    }
+}
+
+fn broken<E: std::fmt::Display>(what: &'static str) -> impl FnOnce(E) -> Error {
+    move |error| Error::Worker(format!("{what}: {error}"))
+}
+
+/// Ties the process to its parent, and takes the network and everybody
+/// else's view of its mounts away.
+pub(super) fn isolate(parent: u32) -> Result<(), Error> {
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(broken("prctl PDEATHSIG"))?;
+    let ours = getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+    if ours != Some(parent) {
+        return Err(Error::Worker("whoever started this is gone".to_owned()));
+    }
+    use nix::sched::{CloneFlags, unshare};
+    let spaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC;
+    unshare(spaces).map_err(broken("unshare"))?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).map_err(broken("make mounts private"))
+}
+
+/// Mounts a file system of our own over the scratch directory, so that
+/// nothing stays there whatever happens to us.
+pub(super) fn private_scratch(scratch: &Path) -> Result<&Path, Error> {
+    let tmpfs = Mount {
+        kind: "tmpfs".to_owned(),
+        source: "tmpfs".to_owned(),
+        target: String::new(),
+        options: vec!["mode=0700".to_owned(), "size=64k".to_owned()],
+    };
+    davit_sys::mount::mount(&tmpfs, scratch).map_err(Error::Mount)?;
+    Ok(scratch)
+}
+
+/// Gives up everything but the trees and what it takes to write or read
+/// them.
+pub(super) fn confine(written: &[&Root], read: &[Root], need: Need) -> Result<(), Error> {
+    rustix::thread::set_no_new_privs(true).map_err(broken("prctl NO_NEW_PRIVS"))?;
+    if let Err(error) = restrict_files(written, read) {
+        // Older kernels, or built without it.
+        log::debug!(error:%; "go on without Landlock");
+    }
+    let sets = rustix::thread::capabilities(None).map_err(broken("capget"))?;
+    let kept = sets.permitted & need.capabilities();
+    let kept =
+        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, kept).map_err(broken("capset"))
+}
+
+fn restrict_files(written: &[&Root], read: &[Root]) -> Result<(), RulesetError> {
+    let abi = ABI::V3;
+    let mut ruleset = Ruleset::default()
+        // Without it (Linux 5.19), every link to another directory would be
+        // refused.
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::Refer)?
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(abi))?
+        .create()?;
+    for root in written {
+        ruleset = ruleset.add_rule(PathBeneath::new(root.dir(), AccessFs::from_all(abi)))?;
+    }
+    for root in read {
+        ruleset = ruleset.add_rule(PathBeneath::new(root.dir(), AccessFs::from_read(abi)))?;
+    }
+    ruleset.restrict_self().map(drop)
+}
