@@ -18,7 +18,7 @@ use crate::console::Console;
 use crate::fixed::Fixed;
 use crate::options::Options;
 use crate::stdio::{self, Io, Request};
-use crate::{runtime, spec};
+use crate::{runtime, spec, words};
 
 /// Holds the pid of the init.
 pub const PID_FILE: &str = "init.pid";
@@ -79,7 +79,7 @@ pub async fn create(
         .as_ref()
         .map(|any| Any { type_url: any.type_url.clone(), value: any.value.clone() });
     let options = Options::from_any(any.as_ref())?;
-    options.save(&bundle).map_err(|e| Failure::io("write options", &e))?;
+    options.save(&bundle).map_err(|e| failed("open", &bundle.join("options.json"), &e))?;
     let runtime = runtime::client(&namespace, &bundle, &options, &reaper);
     let id = request.id.clone();
     let fixed = Fixed { id, namespace, bundle, options, runtime, reaper };
@@ -97,6 +97,11 @@ pub async fn create(
     made
 }
 
+fn failed(what: &str, path: &Path, error: &std::io::Error) -> Failure {
+    let text = format!("{what} {}: {}", path.display(), words::of(error));
+    Failure::new(ErrorKind::Unknown, text)
+}
+
 fn mount(mount: &types::Mount) -> Mount {
     Mount {
         kind: mount.type_.clone(),
@@ -110,7 +115,7 @@ fn mount_rootfs(mounts: &[Mount], rootfs: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::DirBuilderExt;
     match std::fs::DirBuilder::new().mode(0o711).create(rootfs) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(Failure::io(format!("mkdir {}", rootfs.display()), &e));
+            return Err(failed("mkdir", rootfs, &e));
         }
         _ => {}
     }

@@ -74,10 +74,10 @@ mod tests {
     fn a_record_comes_back_to_the_nanosecond() {
         let bundle = tempfile::tempdir().unwrap();
         let at = UNIX_EPOCH + Duration::new(1_700_000_000, 123_456_789);
-        let exit = Exit { pid: 7, status: 137, at };
+        let exit = Exit { pid: 7, status: 137, signal: 0, at };
         assert_eq!(recorded(bundle.path(), ""), None);
         record(bundle.path(), "", &exit).unwrap();
-        record(bundle.path(), "e.1", &Exit { pid: 8, status: 0, at }).unwrap();
+        record(bundle.path(), "e.1", &Exit { pid: 8, status: 0, signal: 0, at }).unwrap();
         assert_eq!(recorded(bundle.path(), ""), Some(exit));
         assert_eq!(recorded(bundle.path(), "e.1").unwrap().pid, 8);
         forget(bundle.path(), "");

@@ -75,6 +75,16 @@ impl Fixed {
         killed.map_err(|error| runtime::failed_kill(&error))
     }
 
+    /// Kills what is frozen. Some runtimes signal it and leave it frozen, in
+    /// which state it cannot die.
+    pub async fn kill_frozen(&self, all: bool) -> Result<(), Failure> {
+        self.kill(nix::libc::SIGKILL.cast_unsigned(), all).await?;
+        if let Err(error) = self.runtime.resume(&self.id).await {
+            log::debug!(container:% = self.id, error:%; "thawing what was killed");
+        }
+        Ok(())
+    }
+
     /// The process ids in the container.
     pub async fn pids(&self) -> Result<Vec<u32>, Failure> {
         let pids = self.runtime.ps(&self.id).await;

@@ -30,6 +30,7 @@ mod state;
 mod stats;
 mod stdio;
 mod uri;
+mod words;
 
 fn main() -> std::process::ExitCode {
     davit_shim::run::<service::RuncShim>()

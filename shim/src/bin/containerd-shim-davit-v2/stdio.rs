@@ -24,6 +24,7 @@ use crate::console::Console;
 use crate::late::{LateClient, Output};
 use crate::logger::Logger;
 use crate::uri::Sink;
+use crate::words;
 
 /// What a client asked for, as it is told back by State.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -106,7 +107,7 @@ pub async fn open(
         stdio.stderr = match &opened {
             Some(fd) if stdout.path().is_some() && stderr.path() == stdout.path() => {
                 // One description, or the two would overwrite each other.
-                Some(fd.try_clone().map_err(|e| Failure::io("dup", &e))?)
+                Some(fd.try_clone().map_err(|e| failed("dup", &e))?)
             }
             _ => open_sink(&stderr, "stderr", owner, &mut io)?,
         }
@@ -198,13 +199,17 @@ pub fn is_fifo(path: &Path) -> Result<bool, Failure> {
     use std::os::unix::fs::FileTypeExt;
     match std::fs::metadata(path) {
         Ok(metadata) => Ok(metadata.file_type().is_fifo()),
-        Err(error) => Err(Failure::io(format!("stat {}", path.display()), &error)),
+        Err(error) => Err(failed(&format!("stat {}", path.display()), &error)),
     }
 }
 
+fn failed(what: &str, error: &io::Error) -> Failure {
+    Failure::new(ErrorKind::Unknown, format!("{what}: {}", words::of(error)))
+}
+
 fn cannot_open(what: &str, path: &Path, error: &io::Error) -> Failure {
-    let text = format!("containerd-shim: opening {what} {:?} failed: {error}", path.display());
-    Failure::new(ErrorKind::Unknown, text)
+    let text = format!("containerd-shim: opening {what} {:?} failed", path.display());
+    failed(&text, error)
 }
 
 /// Opens what an open descriptor refers to again: a new description, even

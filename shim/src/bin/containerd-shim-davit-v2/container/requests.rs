@@ -17,6 +17,8 @@ use crate::state::{self, Operation, State};
 use crate::stdio::{Io, Request};
 use crate::{checkpoint, spec, start, stats};
 
+const SIGKILL: u32 = nix::libc::SIGKILL.cast_unsigned();
+
 impl Container {
     /// Sets an operation going that was admitted.
     pub(super) fn begin(&mut self, key: &Key, call: Call) {
@@ -186,8 +188,13 @@ impl Container {
             let _ = reply.send(Err(Failure::not_found("process already finished")));
         } else {
             let (fixed, signal, all) = (self.fixed.clone(), request.signal, request.all);
+            let frozen = self.init.state == State::Paused;
             tokio::task::spawn_local(async move {
-                let _ = reply.send(fixed.kill(signal, all).await);
+                let killed = match signal {
+                    SIGKILL if frozen => fixed.kill_frozen(all).await,
+                    _ => fixed.kill(signal, all).await,
+                };
+                let _ = reply.send(killed);
             });
         }
     }

@@ -1,0 +1,31 @@
+//! The system's errors in Go's words, which clients match.
+
+use std::io;
+
+use nix::errno::Errno;
+
+/// `no such file or directory`, without a number behind it.
+pub fn of(error: &io::Error) -> String {
+    let Some(number) = error.raw_os_error() else { return error.to_string() };
+    let text = Errno::from_raw(number).desc();
+    let mut letters = text.chars();
+    // "I/O error" and "RPC program..." stay as they are.
+    let one_word = text.chars().nth(1).is_some_and(char::is_lowercase);
+    match letters.next() {
+        Some(first) if one_word => first.to_lowercase().chain(letters).collect(),
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_are_gos() {
+        let words = |number| of(&io::Error::from_raw_os_error(number));
+        assert_eq!(words(nix::libc::ENOENT), "no such file or directory");
+        assert_eq!(words(nix::libc::EACCES), "permission denied");
+        assert_eq!(of(&io::Error::other("mine")), "mine");
+    }
+}
