@@ -363,6 +363,8 @@ pub(crate) async fn to_the_end<T: Send + 'static>(
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(failure) => std::panic::resume_unwind(failure.into_panic()),
+        Err(failure) if failure.is_panic() => std::panic::resume_unwind(failure.into_panic()),
+        // The process is about to end, and this with it.
+        Err(_) => std::future::pending().await,
     }
 }
