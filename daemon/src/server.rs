@@ -11,6 +11,7 @@ use davit_protocols::grpc::grpc::health::v1::health_server::HealthServer;
 use davit_protocols::ttrpc::server::{Call, Status, serve};
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
+use tonic::codegen::http;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::Server;
 
@@ -173,7 +174,13 @@ fn routes(app: &App) -> Routes {
         }
     );
     add!(routes, app, "healthcheck", HealthServer<_>, health::Health);
-    routes.routes()
+    Routes::from(routes.routes().into_axum_router().fallback(unknown_service))
+}
+
+/// Names the service that is not there, in the words of Go's server.
+async fn unknown_service(uri: http::Uri) -> http::Response<tonic::body::Body> {
+    let service = uri.path().trim_start_matches('/').rsplit_once('/').map_or("", |path| path.0);
+    tonic::Status::unimplemented(format!("unknown service {service}")).into_http()
 }
 
 /// What is rows of the index.
