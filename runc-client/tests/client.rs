@@ -1,5 +1,6 @@
 //! What the client makes of a runtime that behaves badly: scripts that take
 //! the runtime's place, where no real runtime can be brought to do it.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -2,6 +2,7 @@
 //! it supplies its own spawner, and learns the exits of containers as well as
 //! those of the runtime. Alone in its binary, because `waitpid` for any child
 //! would take those of other tests.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! The same suite against every runtime: runc and crun, and runsc if there is
 //! one. As root; real containers with a root file system of busybox.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 mod suite {

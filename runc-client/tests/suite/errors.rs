@@ -95,14 +95,9 @@ pub async fn wrong_arguments(bed: &Bed) {
         fails(bed.runc.kill(&id, 7777, false).await, ErrorKind::InvalidArgument);
         fails(bed.runc.update(&id, b"{").await, ErrorKind::InvalidArgument);
     }
-    fails(bed.runc.exec(&id, b"{", Default::default()).await, invalid_process(bed));
+    fails(bed.runc.exec(&id, b"{", Default::default()).await, ErrorKind::InvalidArgument);
     assert_eq!(bed.runc.state(&id).await.unwrap().status, Status::Running);
     bed.remove(&id).await;
-}
-
-/// runsc has no words of its own for it.
-fn invalid_process(bed: &Bed) -> ErrorKind {
-    if bed.is("runsc") { ErrorKind::InvalidArgument } else { ErrorKind::InvalidArgument }
 }
 
 pub async fn wrong_programs(bed: &Bed) {
