@@ -289,10 +289,10 @@ pub fn task_metrics(seat: &Seat) -> String {
     let names = table.lines().filter_map(|line| line.split_whitespace().next());
     let json = seat.ok(&["task", "metrics", "--format", "json", "busy"]);
     let value: serde_json::Value = serde_json::from_str(&json).expect("ctr prints JSON");
-    // Fields of the kernel's choosing are left out where they are 0.
+    // Fields that the kernel counts are left out where they are still 0.
     let fields = shape(&value, "");
-    let stable =
-        fields.lines().filter(|field| !field.starts_with(".memory.") || field.contains("usage"));
+    let counted = |field: &str| field.starts_with(".cpu") || field.starts_with(".memory");
+    let stable = fields.lines().filter(|field| !counted(field) || field.ends_with("usage.total"));
     format!("{}\n{}", names.collect::<Vec<_>>().join("\n"), stable.collect::<Vec<_>>().join("\n"))
 }
 
