@@ -1,5 +1,7 @@
 //! Content, as namespaces see it.
 
+#![allow(clippy::unwrap_used, reason = "a failure is to end the test")]
+
 mod common;
 
 use common::*;

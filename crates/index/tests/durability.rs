@@ -1,6 +1,8 @@
 //! What survives: the end of the daemon at any instruction, damage, other
 //! versions.
 
+#![allow(clippy::unwrap_used, reason = "a failure is to end the test")]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! What is collected, and what stays.
 
+#![allow(clippy::unwrap_used, reason = "a failure is to end the test")]
+
 mod common;
 
 use std::time::{Duration, SystemTime};

@@ -1,5 +1,7 @@
 //! Namespaces, containers, images, leases and sandboxes.
 
+#![allow(clippy::unwrap_used, reason = "a failure is to end the test")]
+
 mod common;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

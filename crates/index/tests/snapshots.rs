@@ -1,5 +1,7 @@
 //! Snapshots, as namespaces see them.
 
+#![allow(clippy::unwrap_used, reason = "a failure is to end the test")]
+
 mod common;
 
 use common::*;

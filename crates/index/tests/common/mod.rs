@@ -1,5 +1,5 @@
 //! A whole store in a directory of its own.
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test uses a part, and ends at a failure")]
 
 use std::path::Path;
 use std::sync::Arc;
