@@ -388,3 +388,6 @@ where
         tokio::task::spawn_local(serve_connection(stream, handler.clone()));
     }
 }
+
+#[cfg(test)]
+mod tests;
