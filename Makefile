@@ -4,6 +4,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 CARGO   ?= cargo
 FORKY   ?= target/forky
+KERNEL  ?= target/kernel
 
 TRIPLE  := $(shell rustc -vV | sed -n 's/^host: //p')
 # The shim is linked statically and at a fixed address: no relocations, so
@@ -36,8 +37,8 @@ demo: release ## run a real container through a private davitd, with no network
 	integration/demo.sh $(RELEASE)
 
 .PHONY: test-setup
-test-setup: build-packages ## install what the tests need: Debian packages, newer peers
-	integration/setup.sh $(FORKY)
+test-setup: build-packages ## install what the tests need: Debian packages, newer peers, a kernel
+	integration/setup.sh $(FORKY) $(KERNEL)
 
 .PHONY: test
 test: test-setup release ## run every test, hermetic and black box

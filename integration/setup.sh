@@ -3,10 +3,14 @@
 # controllers that crun needs, and a tree of newer peers from Debian forky.
 # Safe to run again; what is there already is left alone.
 #
-#   integration/setup.sh DIR    DIR becomes the forky tree (about 750 MB)
+#   integration/setup.sh FORKY KERNEL
+#
+# FORKY becomes the tree of newer peers (about 750 MB), KERNEL the files of a
+# Debian kernel for the virtual machine in which cgroup v2 is tested.
 set -eu
 
-forky=${1:?usage: setup.sh DIR}
+forky=${1:?usage: setup.sh FORKY KERNEL}
+kernel=${2:?usage: setup.sh FORKY KERNEL}
 
 packages='busybox-static ca-certificates containerd cpio criu crun debootstrap docker.io
 iproute2 kmod patchelf procps qemu-system-x86 runc skopeo umoci util-linux xz-utils'
@@ -58,4 +62,14 @@ if [ ! -e "$forky/.complete" ]; then
     ln -s "$forky/usr/sbin/dockerd" "$forky/peers/dockerd"
     ln -s "$forky/usr/bin/docker-proxy" "$forky/peers/docker-proxy"
     touch "$forky/.complete"
+fi
+
+if [ ! -e "$kernel/vmlinuz" ]; then
+    rm -rf "$kernel"
+    mkdir -p "$kernel"
+    package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: //p' | head -n 1)
+    (cd "$kernel" && apt-get download "$package" && dpkg-deb -x ./*.deb tree)
+    cp "$(find "$kernel/tree" -name overlay.ko)" "$kernel/overlay.ko"
+    cp "$kernel"/tree/boot/vmlinuz-* "$kernel/vmlinuz"
+    rm -rf "$kernel/tree" "$kernel"/*.deb
 fi

@@ -14,6 +14,7 @@ pub mod peers;
 pub mod scenarios;
 pub mod terminal;
 pub mod text;
+pub mod vm;
 
 pub use daemon::{Daemon, Server};
 pub use peers::{Client, Runtime};

@@ -31,7 +31,17 @@ pub fn forky(name: &str) -> PathBuf {
     let tree = std::env::var_os("DAVIT_FORKY")
         .map_or_else(|| workspace().join("target/forky"), PathBuf::from);
     let path = tree.join("peers").join(name);
-    assert!(path.exists(), "{} is missing: run `make integration-setup` first", path.display());
+    assert!(path.exists(), "{} is missing: run `make test-setup` first", path.display());
+    path
+}
+
+/// A file of the kernel that the virtual machine boots.
+///
+/// # Panics
+/// When `setup.sh` has not been run.
+pub fn kernel(name: &str) -> PathBuf {
+    let path = workspace().join("target/kernel").join(name);
+    assert!(path.exists(), "{} is missing: run `make test-setup` first", path.display());
     path
 }
 

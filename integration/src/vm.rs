@@ -1,0 +1,147 @@
+//! A virtual machine for what this machine's kernel is not set up for: cgroup
+//! v2. It boots Debian's cloud kernel under software emulation into a RAM disk
+//! that holds our binaries, the runtimes, `ctr` and a script.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::{image, must, peers};
+
+/// The longest that a machine may take.
+const LIMIT: Duration = Duration::from_secs(420);
+
+/// Moves everything from the RAM disk to a tmpfs, where a root can be pivoted.
+const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox mkdir -p /new
+/bin/busybox mount -t tmpfs -o size=80% tmpfs /new
+for name in bin etc lib lib64 usr root; do /bin/busybox cp -a /$name /new/; done
+/bin/busybox mkdir -p /new/proc /new/sys /new/dev /new/run /new/tmp /new/var
+exec /bin/busybox switch_root /new /bin/start
+"#;
+
+const START: &str = r#"#!/bin/busybox sh
+export PATH=/bin:/usr/bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+for controller in cpu memory pids io cpuset hugetlb; do
+    echo +$controller > /sys/fs/cgroup/cgroup.subtree_control
+done
+insmod /root/overlay.ko
+ip link set lo up
+echo "=== script"
+sh /root/script
+echo "=== end $?"
+sync
+poweroff -f
+"#;
+
+/// Boots, runs `script` with busybox's shell, and hands back what it printed.
+/// In `$PATH` there are `davitd`, `davit`, our shim, `runc`, `crun` and `ctr`;
+/// `/root/image.tar` is the busybox image.
+///
+/// # Panics
+/// When the machine does not come to the script's end, or the script fails.
+pub fn run(script: &str) -> String {
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let disk = ram_disk(&directory, script);
+    let log = directory.path().join("serial");
+    let mut machine = Command::new("qemu-system-x86_64")
+        .args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048", "-no-reboot"])
+        .args(["-display", "none", "-monitor", "none", "-nic", "none"])
+        .arg("-serial")
+        .arg(format!("file:{}", log.display()))
+        .arg("-kernel")
+        .arg(peers::kernel("vmlinuz"))
+        .arg("-initrd")
+        .arg(disk)
+        .args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/init"])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("qemu-system-x86 is installed");
+    let deadline = Instant::now() + LIMIT;
+    while machine.try_wait().expect("it is our child").is_none() {
+        if Instant::now() > deadline {
+            let _ = machine.kill();
+            let _ = machine.wait();
+            panic!("the machine did not end\n{}", serial(&log));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let text = serial(&log);
+    let (_, text) = text.split_once("=== script\n").unwrap_or_else(|| panic!("no script\n{text}"));
+    let (text, status) = text.split_once("=== end ").unwrap_or_else(|| panic!("no end\n{text}"));
+    assert!(status.starts_with('0'), "the script failed\n{text}=== end {status}");
+    text.to_owned()
+}
+
+fn serial(log: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).replace('\r', "")
+}
+
+fn ram_disk(directory: &TempDir, script: &str) -> PathBuf {
+    let root = directory.path().join("root");
+    for name in ["bin", "etc", "lib", "lib64", "usr/bin", "usr/sbin", "root"] {
+        fs::create_dir_all(root.join(name)).expect("the directory is new");
+    }
+    program(&root, Path::new("/bin/busybox"), "bin/busybox");
+    let applets = must(Command::new("/bin/busybox").arg("--list"));
+    for applet in applets.lines().filter(|applet| *applet != "busybox") {
+        symlink("/bin/busybox", root.join("bin").join(applet)).expect("the directory is new");
+    }
+    for name in ["davitd", "davit", "containerd-shim-davit-v2"] {
+        let path = peers::bin_dir().join(name);
+        if path.exists() {
+            program(&root, &path, &format!("usr/bin/{name}"));
+        }
+    }
+    symlink("containerd-shim-davit-v2", root.join("usr/bin/containerd-shim-runc-v2"))
+        .expect("the directory is new");
+    program(&root, Path::new("/usr/sbin/runc"), "usr/bin/runc");
+    program(&root, Path::new("/usr/bin/crun"), "usr/bin/crun");
+    program(&root, Path::new("/usr/bin/ctr"), "usr/bin/ctr");
+    image::write_archive(&root.join("root/image.tar")).expect("an archive can be written");
+    fs::copy(peers::kernel("overlay.ko"), root.join("root/overlay.ko")).expect("a copy");
+    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").expect("a file");
+    fs::write(root.join("root/script"), script).expect("a file");
+    for (name, text) in [("init", INIT), ("bin/start", START)] {
+        let path = root.join(name);
+        fs::write(&path, text).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("our file");
+    }
+    let disk = directory.path().join("disk");
+    must(
+        Command::new("sh")
+            .arg("-c")
+            .arg("find . | cpio --quiet -o -H newc > \"$0\"")
+            .arg(&disk)
+            .current_dir(&root),
+    );
+    disk
+}
+
+/// Copies a program and the libraries that it is linked with.
+fn program(root: &Path, source: &Path, target: &str) {
+    fs::copy(source, root.join(target))
+        .unwrap_or_else(|error| panic!("{}: {error}", source.display()));
+    let Ok(linked) = Command::new("ldd").arg(source).output() else { return };
+    for word in String::from_utf8_lossy(&linked.stdout).split_whitespace() {
+        let library = Path::new(word);
+        if !library.is_absolute() {
+            continue;
+        }
+        let copy = root.join(word.trim_start_matches('/'));
+        fs::create_dir_all(copy.parent().expect("it is absolute")).expect("our directory");
+        if !copy.exists() {
+            fs::copy(library, copy).expect("a library can be read");
+        }
+    }
+}
