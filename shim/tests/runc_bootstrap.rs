@@ -1,0 +1,131 @@
+//! How daemons of different ages start a shim, and what they ask it besides.
+
+mod runc_harness;
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Output, Stdio};
+
+use davit_protocols::ttrpc::bootstrap::{BootstrapParams, BootstrapResult};
+use davit_protocols::ttrpc::types::RuntimeInfo;
+use davit_protocols::ttrpc::{options, runtimeoptions};
+use protobuf::{Message, MessageField};
+use runc_harness::{Bundle, Daemon, SHIM, answer, any, is_alive, must, runc_options, wait_for};
+
+fn run(command: &mut Command, stdin: &[u8]) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(stdin).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// A container runs through the shim at this address.
+fn lives(daemon: &Daemon, address: &str, bundle: &Bundle) {
+    let mut shim = daemon.connect(address, bundle);
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode(&shim.socket) & 0o777, 0o600);
+    assert_eq!(mode(shim.socket.parent().unwrap()) & 0o777, 0o700);
+    shim.run(&bundle.create("runc"));
+    shim.end(&bundle.id);
+    shim.shutdown(&bundle.id).unwrap();
+    wait_for("the shim's end", || (!is_alive(shim.pid)).then_some(()));
+}
+
+#[test]
+fn an_old_daemon_gets_the_bare_address() {
+    let daemon = Daemon::new();
+    let bundle = daemon.bundle(&["sleep", "1000"]);
+    let stdin = runc_options("runc").write_to_bytes().unwrap();
+    let address = answer(&run(&mut daemon.shim_command(SHIM, &bundle, "start"), &stdin));
+    let text = std::fs::read_to_string(bundle.path.join("address")).unwrap();
+    assert_eq!(address, text);
+    lives(&daemon, &address, &bundle);
+}
+
+#[test]
+fn a_newer_daemon_gets_json() {
+    for (asked, version) in [("2", 2), ("3", 3), ("4", 3)] {
+        let daemon = Daemon::new();
+        let bundle = daemon.bundle(&["sleep", "1000"]);
+        let mut command = daemon.shim_command(SHIM, &bundle, "start");
+        command.env("MAX_SHIM_VERSION", asked);
+        let text = answer(&run(&mut command, b""));
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&json["version"], &json["protocol"]), (&version.into(), &"ttrpc".into()));
+        lives(&daemon, json["address"].as_str().unwrap(), &bundle);
+    }
+}
+
+#[test]
+fn the_newest_daemon_gets_a_message() {
+    let daemon = Daemon::new();
+    let bundle = daemon.bundle(&["sleep", "1000"]);
+    let params = BootstrapParams {
+        instance_id: bundle.id.clone(),
+        namespace: daemon.namespace.clone(),
+        containerd_ttrpc_address: daemon.dir.path().join("events.sock").to_str().unwrap().into(),
+        socket_dir: Some(daemon.dir.path().join("t").to_str().unwrap().into()),
+        ..Default::default()
+    };
+    let mut command = daemon.shim_command(SHIM, &bundle, "start");
+    command.env_remove("TTRPC_ADDRESS");
+    let output = run(&mut command, &params.write_to_bytes().unwrap());
+    assert!(output.status.success() && output.stderr.is_empty());
+    let result = BootstrapResult::parse_from_bytes(&output.stdout).unwrap();
+    assert_eq!((result.version, result.protocol.as_str()), (3, "ttrpc"));
+    assert!(result.address.contains("/t/"), "{}", result.address);
+    lives(&daemon, &result.address, &bundle);
+    daemon.expect_topics(&["create", "start", "exit", "delete"]);
+}
+
+/// The same program under the name of the one it replaces, with the options
+/// of a CRI configuration.
+#[test]
+fn it_is_the_same_under_the_other_name() {
+    let daemon = Daemon::new();
+    let other = daemon.dir.path().join("containerd-shim-runc-v2");
+    std::os::unix::fs::symlink(SHIM, &other).unwrap();
+    let bundle = daemon.bundle(&["sleep", "1000"]);
+    let mut shim = daemon.start_with(other.to_str().unwrap(), &bundle);
+    let toml = runtimeoptions::Options {
+        type_url: "io.containerd.cri.runc.v1".into(),
+        config_body: b"BinaryName = \"runc\"\nSystemdCgroup = false\n".to_vec(),
+        ..Default::default()
+    };
+    let mut request = bundle.create("unused");
+    request.options = MessageField::some(any("runtimeoptions.v1.Options", &toml));
+    shim.run(&request);
+    shim.end(&bundle.id);
+}
+
+#[test]
+fn it_tells_about_itself() {
+    let version = must(Command::new(SHIM).arg("-v"));
+    assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
+    for binary in ["", "runc", "crun"] {
+        let wanted = options::Options { binary_name: binary.into(), ..Default::default() };
+        let stdin = any("containerd.runc.v1.Options", &wanted).write_to_bytes().unwrap();
+        let output = run(Command::new(SHIM).arg("-info"), &stdin);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let info = RuntimeInfo::parse_from_bytes(&output.stdout).unwrap();
+        assert_eq!(info.version.version, env!("CARGO_PKG_VERSION"));
+        assert_eq!(info.options.type_url, "containerd.runc.v1.Options");
+        // Debian's crun knows no `features`.
+        if binary != "crun" {
+            let name = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
+            assert_eq!(info.features.type_url, name);
+            let features: serde_json::Value = serde_json::from_slice(&info.features.value).unwrap();
+            assert!(features["ociVersionMin"].is_string());
+        }
+    }
+    let missing = options::Options { binary_name: "no-such-runtime".into(), ..Default::default() };
+    let stdin = any("containerd.runc.v1.Options", &missing).write_to_bytes().unwrap();
+    let output = run(Command::new(SHIM).arg("-info"), &stdin);
+    assert!(!output.status.success());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("no-such-runtime"), "{stderr}");
+}
