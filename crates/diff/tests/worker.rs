@@ -92,12 +92,19 @@ fn everything() -> Vec<u8> {
         ("trusted.mark".into(), b"x".to_vec()),
         ("user.mark".into(), b"y".to_vec()),
     ];
+    let same = Header {
+        link_name: b"d/su".to_vec(),
+        name: b"e/other-directory".to_vec(),
+        kind: EntryKind::HardLink,
+        xattrs: Vec::new(),
+        ..capable.clone()
+    };
     let null = Header { device: (1, 3), ..header("null", EntryKind::CharDevice) };
     Archive::new()
         .dir("d")
         .add(capable, b"data")
         .dir("e")
-        .hard_link("e/other-directory", "d/su")
+        .add(same, b"")
         .symlink("link", "d/su")
         .add(null, b"")
         .add(header("fifo", EntryKind::Fifo), b"")

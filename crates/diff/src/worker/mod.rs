@@ -147,10 +147,11 @@ impl Running<Applied> {
             Ok(status) => Error::Worker(format!("{why} ({status})")),
             Err(_) => Error::Worker(why.to_string()),
         };
-        read.map_err(|error| died(&error))?;
+        // A worker that is killed leaves a request unread behind, too.
         if answer.is_empty() {
             return Err(died(&"ended without an answer"));
         }
+        read.map_err(|error| died(&error))?;
         match serde_json::from_slice(&answer).map_err(|error| died(&error))? {
             Answer::Done { digest, size } => {
                 let digest = digest.parse().map_err(|error| died(&error))?;
