@@ -80,9 +80,6 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         program: Vec<String>,
     },
-    /// Unpack or compare layers, on behalf of the daemon
-    #[command(hide = true)]
-    UnpackWorker,
 }
 
 /// Which configuration to print.

@@ -6,6 +6,7 @@ pub mod app;
 pub mod args;
 pub mod config;
 pub mod error;
+pub mod gc;
 pub mod listen;
 pub mod lock;
 pub mod logging;

@@ -9,6 +9,7 @@ use davit_daemon::config::{Config, DEFAULT_PATH, migrate};
 use davit_daemon::error::Error;
 use davit_daemon::services::version::{REVISION, VERSION};
 use davit_daemon::{logging, oci_hook, publish, server};
+use davit_diff::worker;
 use davit_types::Kind;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,6 +23,9 @@ const BLOCKING_THREAD_IDLE: std::time::Duration = std::time::Duration::from_secs
 
 fn main() -> ExitCode {
     let started = Instant::now();
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == worker::ARGUMENT) {
+        return worker::main();
+    }
     let args = Args::of_process();
     if args.version {
         println!("{}", version());
@@ -59,7 +63,6 @@ fn run(args: Args, started: Instant) -> Result<(), Error> {
             publish::run(&address, namespace, topic)
         }
         Some(Command::OciHook { program }) => Err(oci_hook::run(program)),
-        Some(Command::UnpackWorker) => Err(Error::Input("not yet".into())),
     }
 }
 

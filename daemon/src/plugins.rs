@@ -36,6 +36,7 @@ impl Plugin {
 const CONTENT: &str = "io.containerd.content.v1";
 const DIFF: &str = "io.containerd.differ.v1";
 const EVENT: &str = "io.containerd.event.v1";
+const GC: &str = "io.containerd.gc.v1";
 const GRPC: &str = "io.containerd.grpc.v1";
 const LEASE: &str = "io.containerd.lease.v1";
 const METADATA: &str = "io.containerd.metadata.v1";
@@ -53,12 +54,13 @@ const RESTART_POLICIES: [&str; 4] = ["no", "always", "on-failure", "unless-stopp
 
 /// Type, id, requirements, and whether it names a platform; containerd 2.2's,
 /// in the order in which it would start them.
-const TABLE: [(&str, &str, &[&str], bool); 34] = [
+const TABLE: [(&str, &str, &[&str], bool); 35] = [
     (CONTENT, "content", &[], false),
     (SNAPSHOT, "native", &[], true),
     (SNAPSHOT, "overlayfs", &[], true),
     (EVENT, "exchange", &[], false),
     (METADATA, "bolt", &[CONTENT, EVENT, SNAPSHOT], false),
+    (GC, "scheduler", &[METADATA], false),
     (LEASE, "manager", &[METADATA], false),
     (MOUNT_HANDLER, "erofs", &[], true),
     (MOUNT, "bolt", &[METADATA, MOUNT_HANDLER], false),

@@ -17,6 +17,7 @@ use tonic::transport::Server;
 
 use crate::app::App;
 use crate::error::Error;
+use crate::gc::Schedule;
 use crate::services::events_ttrpc::{self, EventIntake};
 use crate::services::{
     containers, events, health, images, introspection, leases, mounts, namespaces, tasks, version,
@@ -92,6 +93,7 @@ pub async fn run(
         },
     );
     let mut serving = std::pin::pin!(serving);
+    let collecting = tokio::spawn(schedule(&app).run());
     notify::supervisor("READY=1");
     log::info!(address:% = address.display(); "serving");
     let failed = |error| Error::io("serve at", address.clone())(std::io::Error::other(error));
@@ -104,6 +106,7 @@ pub async fn run(
     // What has not ended by then waits for something that we do not end.
     let drained = tokio::time::timeout(DRAIN_LIMIT, serving).await;
     intake.abort();
+    collecting.abort();
     drop(sockets);
     drained.unwrap_or(Ok(())).map_err(failed)
 }
@@ -121,6 +124,16 @@ async fn find_tasks(app: &App) {
     let finding = tokio::spawn(async move { tasks.load().await });
     if tokio::time::timeout(LOAD_LIMIT, finding).await.is_err() {
         log::warn!("some shims take long to answer; they are found later");
+    }
+}
+
+fn schedule(app: &App) -> Schedule {
+    Schedule {
+        settings: app.config.plugins.gc.clone(),
+        collector: Arc::clone(&app.collector),
+        index: Arc::clone(&app.index),
+        events: Arc::clone(&app.events),
+        mounts: Arc::clone(&app.mounts),
     }
 }
 

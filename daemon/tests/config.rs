@@ -143,7 +143,7 @@ fn every_setting_that_applies_is_applied_and_printed() {
 #[test]
 fn what_is_wrong_is_refused_with_its_line() {
     for (text, expected) in [
-        ("version = 5", "1:11: version: 5 is not between 1 and 4"),
+        ("version = 5", "1:11: version: 5 is not between 0 and 4"),
         ("version = 3\nroot = 1", "2:8: root: expected a string, found integer"),
         ("version = 3\nroot = \"/a\nstate = 1", "2:"),
         ("version = 3\noom_score = 2000", "2:13: oom_score: 2000 is not between -1000 and 1000"),

@@ -15,7 +15,7 @@ pub const LEVELS: [&str; 7] = ["trace", "debug", "info", "warn", "error", "fatal
 /// It is not a version that is known.
 pub fn version(document: &Document<'_>) -> Result<i64, ConfigError> {
     let mut root = document.root();
-    Ok(root.integer("version", 1, LATEST_VERSION)?.unwrap_or(1))
+    Ok(root.integer("version", 0, LATEST_VERSION)?.unwrap_or(1).max(1))
 }
 
 /// Takes what `document` says into `config`, adds what to warn of, and
@@ -37,7 +37,7 @@ pub fn apply(
     if let Some(path) = root.string("state")? {
         config.state = path.into();
     }
-    if let Some(score) = root.integer("oom_score", -1000, 1000)? {
+    if let Some(score) = set(root.integer("oom_score", -1000, 1000)?) {
         config.oom_score = score as i32;
     }
     for (key, list) in [
@@ -126,10 +126,10 @@ fn apply_grpc(
     }
     (grpc.uid, grpc.gid) = owner(&mut section, grpc.uid, grpc.gid)?;
     let largest = i64::from(i32::MAX);
-    if let Some(size) = section.integer("max_recv_message_size", 1, largest)? {
+    if let Some(size) = set(section.integer("max_recv_message_size", 0, largest)?) {
         grpc.max_recv_message_size = size as usize;
     }
-    if let Some(size) = section.integer("max_send_message_size", 1, largest)? {
+    if let Some(size) = set(section.integer("max_send_message_size", 0, largest)?) {
         grpc.max_send_message_size = size as usize;
     }
     section.finish(warnings);
@@ -153,8 +153,8 @@ fn apply_ttrpc(
 fn owner(section: &mut Section<'_>, uid: u32, gid: u32) -> Result<(u32, u32), ConfigError> {
     // The highest number means "leave it" to chown(2).
     let highest = i64::from(u32::MAX) - 1;
-    let new_uid = section.integer("uid", 0, highest)?;
-    let new_gid = section.integer("gid", 0, highest)?;
+    let new_uid = set(section.integer("uid", 0, highest)?);
+    let new_gid = set(section.integer("gid", 0, highest)?);
     Ok((new_uid.map_or(uid, |uid| uid as u32), new_gid.map_or(gid, |gid| gid as u32)))
 }
 
@@ -256,6 +256,12 @@ fn apply_plugin(
             Ok(())
         }
     }
+}
+
+/// Outside plugins, zero is no value: containerd does not tell it from
+/// nothing when it merges files.
+fn set(number: Option<i64>) -> Option<i64> {
+    number.filter(|number| *number != 0)
 }
 
 /// Adds what is not there yet, as containerd merges lists.

@@ -99,8 +99,7 @@ impl<'d> Section<'d> {
         Err(self.invalid(key, &format!("{text:?} is not one of {}", choices.join(", "))))
     }
 
-    /// A whole number between `low` and `high`; `None` where there is none or
-    /// zero.
+    /// A whole number between `low` and `high`.
     ///
     /// # Errors
     /// The value is of another type or out of range.
@@ -110,9 +109,25 @@ impl<'d> Section<'d> {
             return Err(self.mismatch(key, value, "an integer"));
         };
         match i64::from_str_radix(number.as_str(), number.radix()) {
-            Ok(0) => Ok(None),
             Ok(number) if (low..=high).contains(&number) => Ok(Some(number)),
             _ => Err(self.invalid(key, &format!("{number} is not between {low} and {high}"))),
+        }
+    }
+
+    /// A number, whole or not, between `low` and `high`.
+    ///
+    /// # Errors
+    /// The value is of another type or out of range.
+    pub fn float(&mut self, key: &str, low: f64, high: f64) -> Result<Option<f64>, ConfigError> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        let number: Option<f64> = match value.get_ref() {
+            DeValue::Float(number) => number.as_str().parse().ok(),
+            DeValue::Integer(number) => number.as_str().parse().ok(),
+            _ => return Err(self.mismatch(key, value, "a number")),
+        };
+        match number {
+            Some(number) if (low..=high).contains(&number) => Ok(Some(number)),
+            _ => Err(self.invalid(key, &format!("the number is not between {low} and {high}"))),
         }
     }
 

@@ -15,6 +15,9 @@ pub struct Plugins {
     /// Metadata.
     #[serde(rename = "io.containerd.metadata.v1.bolt")]
     pub bolt: Bolt,
+    /// When garbage is collected.
+    #[serde(rename = "io.containerd.gc.v1.scheduler")]
+    pub gc: Gc,
     /// The restart monitor.
     #[serde(rename = "io.containerd.monitor.container.v1.restart")]
     pub restart: Monitor,
@@ -40,6 +43,35 @@ pub struct Bolt {
 impl Default for Bolt {
     fn default() -> Self {
         Self { content_sharing_policy: "shared".into() }
+    }
+}
+
+/// When garbage is collected.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Gc {
+    /// The largest part of the time that collecting may take, up to a half.
+    pub pause_threshold: f64,
+    /// After how many deletions; 0 for never because of them.
+    pub deletion_threshold: u64,
+    /// After how many changes; 0 for never because of them.
+    pub mutation_threshold: u64,
+    /// How long after the moment that it is found to be time.
+    #[serde(serialize_with = "go_duration")]
+    pub schedule_delay: Duration,
+    /// How long after the daemon's start.
+    #[serde(serialize_with = "go_duration")]
+    pub startup_delay: Duration,
+}
+
+impl Default for Gc {
+    fn default() -> Self {
+        Self {
+            pause_threshold: 0.02,
+            deletion_threshold: 0,
+            mutation_threshold: 100,
+            schedule_delay: Duration::ZERO,
+            startup_delay: Duration::from_millis(100),
+        }
     }
 }
 
@@ -98,6 +130,7 @@ impl Plugins {
     ) -> Result<bool, ConfigError> {
         match name {
             "io.containerd.metadata.v1.bolt" => self.bolt.apply(section)?,
+            "io.containerd.gc.v1.scheduler" => self.gc.apply(section)?,
             "io.containerd.monitor.container.v1.restart" => {
                 if let Some(interval) = section.duration("interval")? {
                     self.restart.interval = interval;
@@ -150,6 +183,31 @@ impl Bolt {
         let choices = ["shared", "isolated"];
         if let Some(policy) = section.choice("content_sharing_policy", &choices)? {
             self.content_sharing_policy = policy;
+        }
+        Ok(())
+    }
+}
+
+impl Gc {
+    fn apply(&mut self, section: &mut Section<'_>) -> Result<(), ConfigError> {
+        if let Some(part) = section.float("pause_threshold", 0.0, 0.5)? {
+            self.pause_threshold = part;
+        }
+        for (key, threshold) in [
+            ("deletion_threshold", &mut self.deletion_threshold),
+            ("mutation_threshold", &mut self.mutation_threshold),
+        ] {
+            if let Some(count) = section.integer(key, 0, i64::MAX)? {
+                *threshold = count as u64;
+            }
+        }
+        for (key, delay) in [
+            ("schedule_delay", &mut self.schedule_delay),
+            ("startup_delay", &mut self.startup_delay),
+        ] {
+            if let Some(length) = section.duration(key)? {
+                *delay = length;
+            }
         }
         Ok(())
     }

@@ -203,14 +203,19 @@ impl Mounts {
 
     /// All of a namespace, by name.
     pub fn list(&self, namespace: &Namespace) -> Vec<Activation> {
-        self.lock()
-            .iter()
-            .filter(|((owner, _), _)| owner == namespace)
-            .filter_map(|(_, slot)| match slot {
-                Slot::Ready { activation, .. } => Some(activation.clone()),
-                Slot::Busy => None,
-            })
-            .collect()
+        let mut all = self.all();
+        all.retain(|(owner, _)| owner == namespace);
+        all.into_iter().map(|(_, activation)| activation).collect()
+    }
+
+    /// All of all namespaces.
+    pub fn all(&self) -> Vec<(Namespace, Activation)> {
+        let slots = self.lock();
+        let ready = slots.iter().filter_map(|((namespace, _), slot)| match slot {
+            Slot::Ready { activation, .. } => Some((namespace.clone(), activation.clone())),
+            Slot::Busy => None,
+        });
+        ready.collect()
     }
 
     /// Waits until nobody works on `key`.
