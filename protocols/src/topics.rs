@@ -1,10 +1,10 @@
 //! The topics of containerd's events and the type that each carries.
 //!
 //! Sources in containerd: `core/runtime/events.go` for tasks,
-//! `core/metadata/*.go` for what the index holds. Sandboxes' topics differ
-//! there from all others in having no slash in front, so that the exchange
-//! refuses them; ours have it. The events about images are in the package of
-//! their service, for clients know them by that name.
+//! `core/metadata/*.go` for what the index holds. The topics of sandboxes have
+//! no slash in front there, which the exchange's rule for topics forbids; ours
+//! have it. The events about images are in the package of their service, for
+//! clients know them by that name.
 
 macro_rules! topics {
     ($($(#[$doc:meta])* $name:ident = $topic:literal, $event:literal;)*) => {

@@ -10,7 +10,7 @@ impl Numbers {
     }
 
     /// The next one.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -19,7 +19,7 @@ impl Numbers {
 
     /// One below `limit`; 0 when that is 0.
     pub fn below(&mut self, limit: usize) -> usize {
-        if limit == 0 { 0 } else { (self.next() % limit as u64) as usize }
+        if limit == 0 { 0 } else { (self.draw() % limit as u64) as usize }
     }
 }
 
@@ -66,11 +66,14 @@ fn change(data: &mut Vec<u8>, inputs: &[Vec<u8>], numbers: &mut Numbers) {
     let until = at + numbers.below(data.len() - at + 1);
     match numbers.below(8) {
         0 if at < data.len() => data[at] ^= 1 << numbers.below(8),
-        1 if at < data.len() => data[at] = numbers.next() as u8,
+        1 if at < data.len() => data[at] = numbers.draw() as u8,
         2 if at < data.len() => data[at] = data[at].wrapping_add(1),
         3 => insert(data, at, TELLING[numbers.below(TELLING.len())]),
         4 => drop(data.drain(at..until)),
-        5 => insert(data, at, &data[at..until].to_vec()),
+        5 => {
+            let part = data[at..until].to_vec();
+            insert(data, at, &part);
+        }
         6 => {
             let other = &inputs[numbers.below(inputs.len())];
             let from = numbers.below(other.len() + 1);
