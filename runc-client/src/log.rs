@@ -51,20 +51,26 @@ pub struct LogEntry {
     pub message: String,
 }
 
-/// Reads what a runtime wrote to its log or to stderr: JSON entries (runc,
-/// crun; runsc puts no newline between them), text entries
-/// (`level=error msg="..."` and `ERRO[0000] ...`), and plain lines, in any
-/// mixture. Bytes that are no UTF-8 are replaced; an entry that was cut is
-/// taken as a plain line, blank lines are left out. Never fails.
+/// Reads what a runtime wrote to its log or to stderr: JSON entries (runc and
+/// crun; those of crun since 1.2x span lines, and runsc puts no newline between
+/// its own), text entries (`level=error msg="..."` and `ERRO[0000] ...`), and
+/// plain lines, in any mixture. Bytes that are no UTF-8 are replaced; an entry
+/// that was cut is taken as plain lines, blank lines are left out. Never fails.
 pub fn parse_log(bytes: &[u8]) -> Vec<LogEntry> {
+    let text = String::from_utf8_lossy(bytes);
     let mut entries = Vec::new();
-    for line in bytes.split(|byte| *byte == b'\n') {
-        let line = String::from_utf8_lossy(line);
-        let line = line.trim();
-        let rest = if line.starts_with('{') { parse_json(line, &mut entries) } else { line };
-        if !rest.is_empty() {
-            entries.push(parse_text(rest));
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        if rest.starts_with('{') {
+            let after = parse_json(rest, &mut entries);
+            if after.len() < rest.len() {
+                rest = after.trim_start();
+                continue;
+            }
         }
+        let (line, after) = rest.split_once('\n').unwrap_or((rest, ""));
+        entries.push(parse_text(line.trim_end()));
+        rest = after.trim_start();
     }
     entries
 }
@@ -78,9 +84,11 @@ struct JsonEntry {
     error: Option<String>,
 }
 
-/// Takes the JSON entries off the front of `line`; returns what follows them.
-fn parse_json<'a>(line: &'a str, entries: &mut Vec<LogEntry>) -> &'a str {
-    let mut stream = serde_json::Deserializer::from_str(line).into_iter::<JsonEntry>();
+/// Takes the JSON entries off the front of `text`; returns what follows them.
+fn parse_json<'a>(text: &'a str, entries: &mut Vec<LogEntry>) -> &'a str {
+    // No entry is longer: a broken one must not cost a scan of all that follows.
+    let seen = &text[..text.floor_char_boundary(LOG_LIMIT)];
+    let mut stream = serde_json::Deserializer::from_str(seen).into_iter::<JsonEntry>();
     let mut end = 0;
     while let Some(Ok(entry)) = stream.next() {
         end = stream.byte_offset();
@@ -90,7 +98,7 @@ fn parse_json<'a>(line: &'a str, entries: &mut Vec<LogEntry>) -> &'a str {
         }
         entries.push(LogEntry { level: Level::parse(&entry.level), message });
     }
-    line[end..].trim()
+    &text[end..]
 }
 
 /// A line that is not JSON.

@@ -29,7 +29,12 @@ impl Runc {
     /// Any.
     pub async fn list(&self) -> Result<Vec<State>> {
         let args = Args::of("list").arg("--format").arg("json");
-        let ended = self.call(Call::new("list", args)).await?.success()?;
+        let ended = self.call(Call::new("list", args)).await?;
+        // runc since 1.2 fails where no container was ever made.
+        if !ended.status.success() && self.root.as_ref().is_some_and(|root| !root.exists()) {
+            return Ok(Vec::new());
+        }
+        let ended = ended.success()?;
         parse::<Option<Vec<State>>>(&ended).map(Option::unwrap_or_default)
     }
 

@@ -22,6 +22,15 @@ fn reads_every_runtimes_form() {
             &[entry(Level::Error, "one"), entry(Level::Warning, "two")],
         ),
         (
+            "{\n  \"msg\": \"Using debug verbosity\",\n  \"level\": \"debug\",\n  \"time\": \"x\"\n}\n{\n  \
+             \"msg\": \"open `\\/state\\/a\\/status`: No such file\",\n  \"level\": \"error\"\n}\nplain",
+            &[
+                entry(Level::Debug, "Using debug verbosity"),
+                entry(Level::Error, "open `/state/a/status`: No such file"),
+                entry(None, "plain"),
+            ],
+        ),
+        (
             r#"{"level":"fatal","msg":"nsexec-1[2820]: failed to open /proc/2458/ns/ipc","time":"x"}"#,
             &[entry(Level::Error, "nsexec-1[2820]: failed to open /proc/2458/ns/ipc")],
         ),

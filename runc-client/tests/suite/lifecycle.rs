@@ -23,7 +23,7 @@ pub async fn from_create_to_delete(bed: &Bed) {
     assert!(state.created_at().is_some() || bed.is("runsc"), "{}", state.created);
     bed.runc.start(&id).await.unwrap();
     assert_eq!(bed.runc.state(&id).await.unwrap().status, Status::Running);
-    bed.runc.kill(&id, 0, false).await.unwrap();
+    bed.runc.kill(&id, 28, false).await.unwrap(); // SIGWINCH, which does nothing.
     bed.runc.kill(&id, 9, true).await.unwrap();
     bed.until(&id, Status::Stopped).await;
     bed.runc.delete(&id, false).await.unwrap();
@@ -133,7 +133,7 @@ pub async fn checkpoint_and_restore(bed: &Bed) {
     if !bed.is("runsc") && !criu_works() {
         let error = saved.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Failed, "{error}");
-        assert!(error.to_string().contains("criu failed"), "{error}");
+        assert!(error.to_string().to_lowercase().contains("criu"), "{error}");
         return bed.remove(&id).await;
     }
     saved.unwrap();
