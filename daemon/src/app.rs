@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::lock::{Claim, claim};
 use crate::mounts::Mounts;
 use crate::plugins::{self, Plugin};
+use crate::services::diff::Diff;
 use crate::services::introspection::{pidns, uuid};
 
 /// Others have no business in what survives a reboot.
@@ -48,6 +49,8 @@ pub struct App {
     pub content: Arc<ContentStore>,
     /// Snapshots, by the name of the snapshotter.
     pub snapshotters: BTreeMap<String, Arc<Snapshotter>>,
+    /// Layers.
+    pub diff: Diff,
     /// Removes what nothing holds.
     pub collector: Arc<Collector>,
     /// What was mounted for clients.
@@ -83,6 +86,7 @@ impl App {
             Arc::clone(&content),
             snapshotters.values().cloned().collect(),
         ));
+        let diff = diff(&config, &content, &events)?;
         let mounts_state = config.state.join("io.containerd.mount-manager.v1.bolt");
         let mounts = Mounts::open(&mounts_state, &config.root);
         let mounts = Arc::new(mounts.map_err(Error::part("find mounts again"))?);
@@ -101,6 +105,7 @@ impl App {
             index,
             content,
             snapshotters,
+            diff,
             collector,
             mounts,
             tasks,
@@ -117,6 +122,19 @@ fn content(config: &Config, index: &Arc<Index>) -> Result<ContentStore, Error> {
         _ => Sharing::Shared,
     };
     Ok(ContentStore::new(Arc::clone(index), Arc::new(local), sharing))
+}
+
+/// Workers mount over a directory that nobody else looks into.
+fn diff(
+    config: &Config,
+    content: &Arc<ContentStore>,
+    events: &Arc<Exchange>,
+) -> Result<Diff, Error> {
+    let scratch = config.state.join("io.containerd.differ.v1.walking");
+    let sync = config.plugins.diff.sync_fs;
+    let (content, events) = (Arc::clone(content), Arc::clone(events));
+    Diff::new(content, events, &scratch, davit_diff::Limits::default(), sync)
+        .map_err(Error::io("prepare", scratch))
 }
 
 struct Backends {

@@ -20,7 +20,8 @@ use crate::error::Error;
 use crate::gc::Schedule;
 use crate::services::events_ttrpc::{self, EventIntake};
 use crate::services::{
-    containers, events, health, images, introspection, leases, mounts, namespaces, tasks, version,
+    containers, content, events, health, images, introspection, leases, mounts, namespaces,
+    snapshots, tasks, version,
 };
 use crate::{listen, notify};
 
@@ -219,6 +220,15 @@ fn add_records(routes: &mut RoutesBuilder, app: &App) {
 
 /// What is bytes on disk.
 fn add_storage(routes: &mut RoutesBuilder, app: &App) {
+    let (content, events) = (|| Arc::clone(&app.content), || Arc::clone(&app.events));
+    add!(routes, app, "content", api::content::v1::content_server::ContentServer<_>, {
+        content::Content { content: content(), events: events() }
+    });
+    use api::snapshots::v1::snapshots_server::SnapshotsServer;
+    add!(routes, app, "snapshots", SnapshotsServer<_>, {
+        snapshots::Snapshots { snapshotters: app.snapshotters.clone(), events: events() }
+    });
+    add!(routes, app, "diff", api::diff::v1::diff_server::DiffServer<_>, app.diff.clone());
     add!(routes, app, "mounts", api::mounts::v1::mounts_server::MountsServer<_>, {
         mounts::Mounts { mounts: Arc::clone(&app.mounts) }
     });

@@ -21,6 +21,9 @@ pub struct Plugins {
     /// The restart monitor.
     #[serde(rename = "io.containerd.monitor.container.v1.restart")]
     pub restart: Monitor,
+    /// Unpacking and comparing.
+    #[serde(rename = "io.containerd.service.v1.diff-service")]
+    pub diff: Differs,
     /// How shims are launched.
     #[serde(rename = "io.containerd.shim.v1.manager")]
     pub shim: ShimLauncher,
@@ -89,6 +92,21 @@ impl Default for Monitor {
     }
 }
 
+/// Unpacking and comparing.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Differs {
+    /// Who does it, `walking` alone.
+    pub default: Vec<String>,
+    /// Bring every unpacked layer to the disk before saying so.
+    pub sync_fs: bool,
+}
+
+impl Default for Differs {
+    fn default() -> Self {
+        Self { default: vec!["walking".into()], sync_fs: false }
+    }
+}
+
 /// How shims are launched.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ShimLauncher {
@@ -138,7 +156,7 @@ impl Plugins {
             }
             "io.containerd.shim.v1.manager" => self.shim.apply(section)?,
             "io.containerd.runtime.v2.task" => self.apply_task(section)?,
-            "io.containerd.service.v1.diff-service" => apply_differs(section)?,
+            "io.containerd.service.v1.diff-service" => self.diff.apply(section)?,
             "io.containerd.snapshotter.v1.native" => {
                 if let Some(path) = section.string("root_path")? {
                     self.native.root_path = path.into();
@@ -213,6 +231,21 @@ impl Gc {
     }
 }
 
+impl Differs {
+    fn apply(&mut self, section: &mut Section<'_>) -> Result<(), ConfigError> {
+        for differ in section.strings("default")? {
+            if !self.default.contains(&differ) {
+                let reason = format!("no differ {differ:?}; there is \"walking\" alone");
+                return Err(section.invalid("default", &reason));
+            }
+        }
+        if let Some(flag) = section.boolean("sync_fs")? {
+            self.sync_fs |= flag;
+        }
+        Ok(())
+    }
+}
+
 impl ShimLauncher {
     fn apply(&mut self, section: &mut Section<'_>) -> Result<(), ConfigError> {
         for variable in section.strings("env")? {
@@ -245,15 +278,4 @@ impl Overlayfs {
         }
         Ok(())
     }
-}
-
-/// There is one differ, `walking`.
-fn apply_differs(section: &mut Section<'_>) -> Result<(), ConfigError> {
-    for differ in section.strings("default")? {
-        if differ != "walking" {
-            let reason = format!("no differ {differ:?}; there is \"walking\" alone");
-            return Err(section.invalid("default", &reason));
-        }
-    }
-    Ok(())
 }
