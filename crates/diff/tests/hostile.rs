@@ -77,7 +77,8 @@ fn absolute_names_are_taken_relative_to_the_tree() {
 fn links_lead_nowhere_out_of_the_tree() {
     let outside = |outside: &Path| outside.to_str().unwrap().to_owned();
     // Absolute, relative, through a second one, and by way of `..`.
-    let links: [(&str, &dyn Fn(&Path) -> Archive); 5] = [
+    type Case<'a> = (&'a str, &'a dyn Fn(&Path) -> Archive);
+    let links: [Case<'_>; 5] = [
         ("absolute", &|out| Archive::new().symlink("link", &outside(out))),
         ("relative", &|_| Archive::new().symlink("link", "../outside")),
         ("twice", &|_| Archive::new().symlink("b", "../outside").symlink("link", "b")),
