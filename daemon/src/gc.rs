@@ -109,6 +109,8 @@ impl Schedule {
             log::error!(failure:%; "collecting garbage did not finish");
         }
         let took = started.elapsed();
+        // What this and the calls before it have allocated and freed.
+        davit_sys::process::trim_heap();
         log::debug!(seconds = took.as_secs_f64(); "collected garbage");
         took.div_f64(self.settings.pause_threshold.max(0.001))
     }

@@ -105,23 +105,37 @@ fn daemon(args: &Args, started: Instant) -> Result<(), Error> {
     log::debug!(seconds = started.elapsed().as_secs_f64(); "built");
     let result = runtime.block_on(async {
         let stop = stop()?;
-        server::run(app, sockets, stop).await
+        server::run(&app, sockets, stop).await
     });
-    // What still blocks (a mount of a dead server) does not keep us.
-    runtime.shutdown_background();
+    // What blocks for longer (a mount of a dead server) does not keep us.
+    runtime.shutdown_timeout(server::DRAIN_LIMIT);
+    // Nor does the next daemon begin before we are gone: the directories stay
+    // ours as long as there is a process.
+    std::mem::forget(app);
     log::info!("ended");
     result
 }
 
-/// Ready when the daemon is told to end.
+/// Ready when the daemon is told to end. Until then, SIGUSR1 logs how busy it
+/// is (containerd logs all stacks).
 fn stop() -> Result<impl Future<Output = ()> + Send, Error> {
     let wait_for = |kind| signal(kind).map_err(Error::io("wait for", "signals"));
     let mut terminate = wait_for(SignalKind::terminate())?;
     let mut interrupt = wait_for(SignalKind::interrupt())?;
+    let mut describe = wait_for(SignalKind::user_defined1())?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => log::info!(signal = "SIGTERM"; "ending"),
-            _ = interrupt.recv() => log::info!(signal = "SIGINT"; "ending"),
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return log::info!(signal = "SIGTERM"; "ending"),
+                _ = interrupt.recv() => return log::info!(signal = "SIGINT"; "ending"),
+                _ = describe.recv() => describe_runtime(),
+            }
         }
     })
+}
+
+fn describe_runtime() {
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let (alive, queued) = (metrics.num_alive_tasks(), metrics.global_queue_depth());
+    log::info!(tasks_alive = alive, tasks_queued = queued; "asked how it goes");
 }

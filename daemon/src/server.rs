@@ -73,7 +73,7 @@ impl Drop for Sockets {
 /// # Errors
 /// A socket fails.
 pub async fn run(
-    app: App,
+    app: &App,
     mut sockets: Sockets,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
@@ -84,9 +84,9 @@ pub async fn run(
     // looked for, so that no exit is told twice.
     let intake = EventIntake { exchange: Arc::clone(&app.events), tasks: app.tasks.clone() };
     let intake = tokio::spawn(serve(ttrpc, move |call| take_in(intake.clone(), call)));
-    find_tasks(&app).await;
+    find_tasks(app).await;
     let (stopped, when_stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = Server::builder().add_routes(routes(&app)).serve_with_incoming_shutdown(
+    let serving = Server::builder().add_routes(routes(app)).serve_with_incoming_shutdown(
         UnixListenerStream::new(grpc),
         async {
             // A sender that is dropped means the same.
@@ -94,7 +94,7 @@ pub async fn run(
         },
     );
     let mut serving = std::pin::pin!(serving);
-    let collecting = tokio::spawn(schedule(&app).run());
+    let collecting = tokio::spawn(schedule(app).run());
     notify::supervisor("READY=1");
     log::info!(address:% = address.display(); "serving");
     let failed = |error| Error::io("serve at", address.clone())(std::io::Error::other(error));

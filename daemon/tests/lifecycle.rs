@@ -220,6 +220,15 @@ fn the_supervisor_is_told() {
 }
 
 #[test]
+fn asked_how_it_goes_it_says_so_and_goes_on() {
+    let home = Home::new();
+    let daemon = home.start();
+    daemon.signal(Signal::SIGUSR1);
+    wait_for("the answer is logged", || home.log().contains("tasks_alive=").then_some(()));
+    daemon.ctr(&["version"]);
+}
+
+#[test]
 fn a_disabled_plugin_is_not_served() {
     let home = Home::new();
     let file = home.path("config.toml");
