@@ -65,7 +65,7 @@ CREATE TABLE refs (
     via    TEXT NOT NULL,
     PRIMARY KEY (source, kind, key, via)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX refs_by_target ON refs (kind, key);
+CREATE INDEX refs_back ON refs (kind, key) WHERE via = 'back';
 
 CREATE TABLE containers (
     id           INTEGER PRIMARY KEY REFERENCES objects ON DELETE CASCADE,
