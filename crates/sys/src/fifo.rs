@@ -122,3 +122,92 @@ fn reopen(path: &Path, file: &File, options: &OpenOptions) -> Result<OwnedFd> {
         .map(OwnedFd::from)
         .map_err(|e| Error::path("open", path, e))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+    fn fifo() -> (tempfile::TempDir, std::path::PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fifo");
+        make(&path, 0o600).unwrap();
+        (dir, path)
+    }
+
+    fn is_blocking(fd: &OwnedFd) -> bool {
+        let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).unwrap());
+        !flags.contains(OFlag::O_NONBLOCK)
+    }
+
+    #[test]
+    fn output_waits_for_nobody_and_ends_with_its_writer() {
+        let (_dir, path) = fifo();
+        make(&path, 0o600).unwrap();
+        let output = open_output(&path).unwrap();
+        assert!(is_blocking(&output.container) && !is_blocking(&output.spare));
+        let mut writer = File::from(output.container);
+        writer.write_all(b"before anybody reads").unwrap();
+        let mut client = OpenOptions::new().read(true).open(&path).unwrap();
+        writer.write_all(b", after").unwrap();
+        drop(writer);
+        let mut text = String::new();
+        // No spare write end: the client sees the end.
+        client.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "before anybody reads, after");
+    }
+
+    #[test]
+    fn a_client_s_death_is_no_broken_pipe() {
+        let (_dir, path) = fifo();
+        let Output { container, spare } = open_output(&path).unwrap();
+        drop(OpenOptions::new().read(true).open(&path).unwrap());
+        let mut writer = File::from(container);
+        writer.write_all(b"still fine").unwrap();
+        drop(spare);
+        assert_eq!(writer.write_all(b"x").unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn input_ends_when_the_spare_end_and_all_clients_are_gone() {
+        let (_dir, path) = fifo();
+        let Input { container, spare } = open_input(&path).unwrap();
+        assert!(is_blocking(&container));
+        let mut client = OpenOptions::new().write(true).open(&path).unwrap();
+        client.write_all(b"one").unwrap();
+        drop(client);
+        let mut reader = File::from(container);
+        let mut bytes = [0; 3];
+        reader.read_exact(&mut bytes).unwrap();
+        let mut second = OpenOptions::new().write(true).open(&path).unwrap();
+        second.write_all(b"two").unwrap();
+        drop((second, spare));
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).unwrap();
+        assert_eq!((&bytes, rest.as_str()), (b"one", "two"));
+    }
+
+    #[test]
+    fn other_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        File::create(&path).unwrap();
+        assert!(matches!(open_output(&path), Err(Error::WrongType { .. })));
+        assert!(matches!(open_input(dir.path()), Err(Error::Path { .. })));
+        assert!(open_end(&dir.path().join("none"), true).is_err());
+        assert!(make(&path, 0o600).is_err() && !is_fifo(&path));
+    }
+
+    #[test]
+    fn single_ends_are_non_blocking() {
+        let (_dir, path) = fifo();
+        let mut reader = File::from(open_end(&path, false).unwrap());
+        assert_eq!(reader.read(&mut [0; 1]).unwrap(), 0);
+        let mut writer = File::from(open_end(&path, true).unwrap());
+        assert_eq!(reader.read(&mut [0; 1]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        writer.write_all(b"x").unwrap();
+        assert_eq!(reader.read(&mut [0; 1]).unwrap(), 1);
+    }
+}

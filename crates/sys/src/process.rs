@@ -207,3 +207,55 @@ pub fn trim_heap() {
         libc::malloc_trim(0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use davit_types::{ErrorKind, Kind};
+    use std::process::Command;
+
+    #[test]
+    fn exits_and_signals_are_told_apart() {
+        let child = Command::new("sh").args(["-c", "exit 9"]).spawn().unwrap();
+        let process = PidFd::open(child.id()).unwrap();
+        let reaped = process.wait().unwrap();
+        assert_eq!((reaped.pid, reaped.status, reaped.signal), (child.id(), 9, 0));
+
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = PidFd::open(child.id()).unwrap();
+        assert!(is_living_child(child.id()));
+        assert_eq!(process.try_wait().unwrap(), None);
+        // A real-time signal, which has no name.
+        process.send_signal(40).unwrap();
+        let reaped = process.wait().unwrap();
+        assert_eq!((reaped.status, reaped.signal), (168, 40));
+        assert!(!is_living_child(child.id()));
+        assert_eq!(process.send_signal(0).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(process.wait().unwrap_err().errno(), Some(libc::ECHILD));
+    }
+
+    #[test]
+    fn missing_processes_and_bad_signals_are_errors() {
+        let missing = u32::MAX >> 1;
+        assert_eq!(PidFd::open(missing).unwrap_err().kind(), ErrorKind::NotFound);
+        assert!(oom_score_adj(missing).is_err());
+        let ours = PidFd::open(std::process::id()).unwrap();
+        assert_eq!(ours.send_signal(1000).unwrap_err().kind(), ErrorKind::InvalidArgument);
+        ours.send_signal(0).unwrap();
+    }
+
+    #[test]
+    fn scores_are_read_back() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        set_oom_score_adj(child.id(), 700).unwrap();
+        assert_eq!(oom_score_adj(child.id()).unwrap(), 700);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn this_process_becomes_a_subreaper() {
+        set_subreaper().unwrap();
+        assert!(nix::sys::prctl::get_child_subreaper().unwrap());
+    }
+}

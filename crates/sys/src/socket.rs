@@ -12,6 +12,9 @@ use crate::{Error, Result};
 /// The most descriptors that one message may bring. More are closed.
 pub const DESCRIPTORS_MAX: usize = 16;
 
+/// The most that the kernel passes in one message (`SCM_MAX_FD`).
+const SCM_MAX_FD: usize = 253;
+
 /// Who connected, as the kernel recorded it at connect time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -71,7 +74,9 @@ pub fn send_descriptors(socket: impl AsFd, bytes: &[u8], fds: &[impl AsFd]) -> R
 /// The system's, `WouldBlock` among them; and a message with more than
 /// [`DESCRIPTORS_MAX`] descriptors, all of which are closed.
 pub fn receive_descriptors(socket: impl AsFd, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([std::os::fd::RawFd; DESCRIPTORS_MAX]);
+    // Room for as many as the kernel passes at all: descriptors of a message
+    // that was cut short would be ours without our knowing them.
+    let mut space = nix::cmsg_space!([std::os::fd::RawFd; SCM_MAX_FD]);
     let mut slices = [IoSliceMut::new(buffer)];
     let message = recvmsg::<UnixAddr>(
         socket.as_fd().as_raw_fd(),
@@ -81,7 +86,6 @@ pub fn receive_descriptors(socket: impl AsFd, buffer: &mut [u8]) -> Result<(usiz
     )
     .map_err(|e| Error::call("recvmsg", e))?;
     let mut fds = Vec::new();
-    let truncated = message.flags.contains(MsgFlags::MSG_CTRUNC);
     for control in message.cmsgs().map_err(|e| Error::call("recvmsg", e))? {
         if let ControlMessageOwned::ScmRights(raw) = control {
             // SAFETY: the kernel installed these descriptors for this call;
@@ -89,8 +93,67 @@ pub fn receive_descriptors(socket: impl AsFd, buffer: &mut [u8]) -> Result<(usiz
             fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
-    match truncated {
+    match fds.len() > DESCRIPTORS_MAX {
         true => Err(Error::Unsupported("more descriptors in one message than we accept")),
         false => Ok((message.bytes, fds)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn descriptors_arrive_with_their_bytes() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        send_descriptors(&ours, b"pty0", &[&writer]).unwrap();
+        drop(writer);
+        let mut buffer = [0; 64];
+        let (count, fds) = receive_descriptors(&theirs, &mut buffer).unwrap();
+        assert_eq!((&buffer[..count], fds.len()), (&b"pty0"[..], 1));
+        for fd in fds {
+            File::from(fd).write_all(b"through").unwrap();
+        }
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "through");
+        drop(ours);
+        assert_eq!(receive_descriptors(&theirs, &mut buffer).unwrap().0, 0);
+    }
+
+    #[test]
+    fn too_many_descriptors_are_refused_and_closed() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let many: Vec<_> = (0..DESCRIPTORS_MAX + 4).map(|_| writer.try_clone().unwrap()).collect();
+        send_descriptors(&ours, b"x", &many).unwrap();
+        receive_descriptors(&theirs, &mut [0; 8]).unwrap_err();
+        drop((many, writer));
+        // Nobody holds a write end any more.
+        let mut end = Vec::new();
+        (&reader).read_to_end(&mut end).unwrap();
+        assert!(end.is_empty());
+    }
+
+    #[test]
+    fn non_blocking_sockets_do_not_wait() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let error = receive_descriptors(&ours, &mut [0; 8]).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EAGAIN));
+    }
+
+    #[test]
+    fn peers_are_known() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let peer = peer(&ours).unwrap();
+        assert_eq!(peer.pid, std::process::id());
+        assert!(peer.is_trusted());
+        assert!(!Peer { uid: 65_534, ..peer }.is_trusted());
+        assert!(super::peer(File::open("/dev/null").unwrap()).is_err());
     }
 }

@@ -34,3 +34,17 @@ pub fn size(terminal: impl AsFd) -> Result<(u16, u16)> {
         _ => Err(Error::call("ioctl TIOCGWINSZ", io::Error::last_os_error())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_back() {
+        let pty = nix::pty::openpty(None, None).unwrap();
+        set_size(&pty.master, 132, 43).unwrap();
+        assert_eq!(size(&pty.slave).unwrap(), (132, 43));
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(set_size(&file, 1, 1).unwrap_err().errno(), Some(libc::ENOTTY));
+    }
+}
