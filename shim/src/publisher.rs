@@ -246,3 +246,94 @@ async fn run_publish(
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use davit_protocols::ttrpc::events::TaskOOM;
+    use davit_protocols::ttrpc::server::{self, Call, Status};
+    use tokio::net::UnixListener;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// A daemon that notes what it takes, and refuses what is named so.
+    fn daemon(path: &Path, taken: &Rc<RefCell<Vec<String>>>) -> tokio::task::JoinHandle<()> {
+        let listener = UnixListener::bind(path).unwrap();
+        let taken = taken.clone();
+        tokio::task::spawn_local(async move {
+            let handler = |call: Call| {
+                let taken = taken.clone();
+                async move {
+                    assert_eq!((call.service.as_str(), call.method.as_str()), (SERVICE, "Forward"));
+                    let request = ForwardRequest::parse_from_bytes(&call.payload).unwrap();
+                    let envelope = request.envelope.unwrap();
+                    assert_eq!(
+                        (envelope.topic.as_str(), envelope.namespace.as_str()),
+                        ("/tasks/oom", "n")
+                    );
+                    assert_eq!(envelope.event.type_url, "containerd.events.TaskOOM");
+                    let event = TaskOOM::parse_from_bytes(&envelope.event.value).unwrap();
+                    match event.container_id.as_str() {
+                        "bad" => Err(Status::new(ErrorKind::InvalidArgument, "bad")),
+                        id => {
+                            taken.borrow_mut().push(id.to_owned());
+                            Ok(Vec::new())
+                        }
+                    }
+                }
+            };
+            // One connection after the other; all end with this task.
+            while let Ok(stream) = server::accept(&listener).await {
+                server::serve_connection(stream, handler).await;
+            }
+        })
+    }
+
+    async fn until(what: &str, condition: impl Fn() -> bool) {
+        let looked = tokio::time::timeout(PATIENCE, async {
+            while !condition() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        looked.await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
+    }
+
+    async fn all_cases() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ttrpc");
+        let destination = Destination::Socket(path.clone());
+        let publisher = Publisher::new(Namespace::new("n").unwrap(), dir.path(), destination);
+        let publish = |id: String| {
+            let event = TaskOOM { container_id: id, ..TaskOOM::default() };
+            publisher.publish(&event);
+        };
+        let taken = Rc::new(RefCell::new(Vec::new()));
+        // Nobody is there yet, and more comes than memory is meant for.
+        for n in 0..5000 {
+            publish(n.to_string());
+        }
+        let first = daemon(&path, &taken);
+        until("some events", || taken.borrow().len() > 100).await;
+        // The daemon dies in the middle, and one comes back.
+        first.abort();
+        let _ = first.await;
+        std::fs::remove_file(&path).unwrap();
+        publish("bad".into());
+        publish("last".into());
+        let second = daemon(&path, &taken);
+        tokio::time::timeout(PATIENCE, publisher.drained()).await.unwrap();
+        let mut seen = taken.borrow().clone();
+        // The event that was on its way when the daemon died may come twice.
+        seen.dedup();
+        let mut expected: Vec<String> = (0..5000).map(|n| n.to_string()).collect();
+        expected.push("last".into());
+        assert_eq!(seen, expected);
+        second.abort();
+    }
+
+    #[test]
+    fn nothing_is_lost_and_order_is_kept() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, all_cases());
+    }
+}
