@@ -42,11 +42,15 @@ pub async fn what_exists(bed: &Bed) {
     let id = bed.id();
     let bundle = bed.bundle(&id, &["sleep", "1000"]);
     bed.runc.create(&id, &bundle, Default::default()).await.unwrap();
+    let pid = bed.runc.state(&id).await.unwrap().pid;
     let again = bed.runc.create(&id, &bundle, CreateOptions::default()).await;
     let error = fails(again, ErrorKind::AlreadyExists);
     assert!(matches!(error, Error::AlreadyExists(_)));
     if bed.is("runsc") {
-        return; // Its second create takes the first container away.
+        // Its second create takes the first container away, not the sandbox.
+        let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        return;
     }
     let options = RunOptions { detach: true, ..Default::default() };
     fails(bed.runc.run(&id, &bundle, options).await, ErrorKind::AlreadyExists);

@@ -62,11 +62,15 @@ pub async fn a_terminal_arrives(bed: &Bed) {
 }
 
 pub async fn exec_has_a_terminal(bed: &Bed) {
+    if bed.is("runsc") {
+        return; // Versions of 2024 lose the process file when they detach with a console.
+    }
     let id = bed.running().await;
     let mut process = process(&["sh", "-c", "tty; echo done"]);
     process["terminal"] = json!(true);
     let socket = ConsoleSocket::new_in(bed.dir.path()).unwrap();
     let console_socket = Some(socket.path().into());
+    // runc takes a console socket only so.
     let options = ExecOptions { console_socket, detach: true, ..Default::default() };
     let process = process.to_string();
     let exec = bed.runc.exec(&id, process.as_bytes(), options);
