@@ -1,5 +1,7 @@
 //! Terminals.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod runc_harness;
 
 use std::fs;
@@ -48,7 +50,7 @@ fn a_terminal_is_copied_both_ways(runtime: &str) {
     });
     reader.until("/dev/pts/0\r\n");
     write(&writer(&stdin), "typed\r");
-    let all = reader.to_end();
+    let all = reader.read_to_end();
     assert!(all.ends_with("got typed\r\n"), "{all:?}");
     assert_eq!(shim.wait(&bundle.id, "").unwrap().exit_status, 9);
     shim.delete(&bundle.id, "").unwrap();
@@ -91,7 +93,7 @@ fn output_at_the_exit_is_complete(runtime: &str) {
     });
     shim.wait(&bundle.id, "").unwrap();
     shim.delete(&bundle.id, "").unwrap();
-    let all = reader.to_end();
+    let all = reader.read_to_end();
     assert_eq!(all.lines().count(), 20_000);
     assert!(all.ends_with("\r\n20000\r\n"));
 }
@@ -113,7 +115,7 @@ fn an_exec_gets_a_terminal(runtime: &str) {
     assert!(shim.state(&bundle.id, "e").unwrap().terminal);
     let _: Empty = shim.call("ResizePty", &resize(&bundle.id, "e", 80, 24)).unwrap();
     write(&writer(&stdin), "\r");
-    assert!(reader.to_end().ends_with("24 80\r\n"));
+    assert!(reader.read_to_end().ends_with("24 80\r\n"));
     assert_eq!(shim.wait(&bundle.id, "e").unwrap().exit_status, 0);
     let refusal = shim.call::<_, Empty>("ResizePty", &resize(&bundle.id, "e", 1, 1)).unwrap_err();
     assert_eq!(refusal, "Unknown: cannot resize a stopped container");
@@ -221,6 +223,6 @@ fn a_client_comes_late_to_a_terminal(runtime: &str) {
         ..bundle.create(runtime)
     });
     shim.wait(&bundle.id, "").unwrap();
-    assert_eq!(Reader::open(&out).to_end(), "said early\r\n");
+    assert_eq!(Reader::open(&out).read_to_end(), "said early\r\n");
     shim.delete(&bundle.id, "").unwrap();
 }

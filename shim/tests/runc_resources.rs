@@ -1,5 +1,7 @@
 //! Resources and root filesystems: OOM, statistics, limits, mounts.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod runc_harness;
 
 use std::fs;

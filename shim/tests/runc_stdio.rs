@@ -1,6 +1,8 @@
 //! Standard streams: every scheme, and clients that come late, go away and
 //! come again.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod runc_harness;
 
 use std::fs;
@@ -38,8 +40,8 @@ fn fifos_carry_all_three_streams(runtime: &str) {
     let (out, err) = (Reader::open(&out), Reader::open(&err));
     shim.run(&request);
     write(&writer(&stdin), "hello\n");
-    assert_eq!(out.to_end(), "out hello\n");
-    assert_eq!(err.to_end(), "err hello\n");
+    assert_eq!(out.read_to_end(), "out hello\n");
+    assert_eq!(err.read_to_end(), "err hello\n");
     let state = shim.state(&bundle.id, "").unwrap();
     assert_eq!(
         (state.stdin, state.stdout, state.stderr, state.terminal),
@@ -95,7 +97,7 @@ fn a_client_comes_late(runtime: &str) {
     let out = fifo(&daemon, "out");
     shim.run(&task::CreateTaskRequest { stdout: text(&out), ..bundle.create(runtime) });
     shim.wait(&bundle.id, "").unwrap();
-    assert_eq!(Reader::open(&out).to_end(), "said early\n");
+    assert_eq!(Reader::open(&out).read_to_end(), "said early\n");
     shim.delete(&bundle.id, "").unwrap();
 }
 
@@ -127,7 +129,7 @@ fn a_client_dies_and_another_comes(runtime: &str) {
     // Nobody reads; the container must not notice.
     write(&writer(&stdin), "\n");
     assert_eq!(shim.wait(&bundle.id, "").unwrap().exit_status, 0);
-    assert_eq!(Reader::open(&out).to_end(), "three\n");
+    assert_eq!(Reader::open(&out).read_to_end(), "three\n");
     shim.delete(&bundle.id, "").unwrap();
 }
 
@@ -175,7 +177,7 @@ fn stdin_stays_open_until_close_io(runtime: &str) {
     write(&last, "third client\n");
     assert!(!reader.until("third client\n").contains("end"));
     drop(last);
-    assert!(reader.to_end().ends_with("third client\nend\n"));
+    assert!(reader.read_to_end().ends_with("third client\nend\n"));
     shim.wait(&bundle.id, "").unwrap();
     shim.delete(&bundle.id, "").unwrap();
 }
@@ -195,8 +197,8 @@ fn stdout_can_be_opened_again_by_another_user(runtime: &str) {
         ..bundle.create(runtime)
     });
     assert_eq!(shim.wait(&bundle.id, "").unwrap().exit_status, 0);
-    assert_eq!(out_reader.to_end(), "one\nthree\n");
-    assert_eq!(err_reader.to_end(), "two\n");
+    assert_eq!(out_reader.read_to_end(), "one\nthree\n");
+    assert_eq!(err_reader.read_to_end(), "two\n");
     shim.delete(&bundle.id, "").unwrap();
 }
 
@@ -331,7 +333,7 @@ fn execs_have_streams_of_their_own(runtime: &str) {
     shim.close_io(&bundle.id, "e").unwrap();
     write(&client, "upper\n");
     drop(client);
-    assert_eq!(reader.to_end(), "UPPER\n");
+    assert_eq!(reader.read_to_end(), "UPPER\n");
     shim.wait(&bundle.id, "e").unwrap();
     shim.delete(&bundle.id, "e").unwrap();
     wait_for("the end of the descriptors", || (shim.descriptors().len() <= before).then_some(()));
@@ -369,7 +371,7 @@ fn much_output_is_complete(runtime: &str) {
     let out = fifo(&daemon, "out");
     let reader = Reader::open(&out);
     shim.run(&task::CreateTaskRequest { stdout: text(&out), ..bundle.create(runtime) });
-    let text = reader.to_end();
+    let text = reader.read_to_end();
     assert_eq!(text.lines().count(), 200_000);
     assert!(text.ends_with("\n200000\n"));
     shim.wait(&bundle.id, "").unwrap();

@@ -543,7 +543,7 @@ impl Reader {
     }
 
     /// Everything up to the end.
-    pub fn to_end(mut self) -> String {
+    pub fn read_to_end(mut self) -> String {
         loop {
             let chunk = self.0.recv_timeout(LIMIT).expect("no end of output");
             if chunk.is_empty() {

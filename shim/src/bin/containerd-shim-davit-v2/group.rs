@@ -43,7 +43,7 @@ impl Shared {
 
 /// A container, or the promise of one.
 enum Slot {
-    Creating(Creation),
+    Creating(Box<Creation>),
     Live(Box<Container>),
 }
 
@@ -158,23 +158,24 @@ impl Group {
         let namespace = self.shared.context.namespace.to_string();
         let job = create::create(request.clone(), namespace, self.shared.context.reaper.clone());
         let creation = Creation { request, replies: vec![reply], waiting: Vec::new() };
-        self.slots.insert(key.container.clone(), Slot::Creating(creation));
+        self.slots.insert(key.container.clone(), Slot::Creating(Box::new(creation)));
         self.shared.spawn(async move { Event::Done(key, Outcome::Created(job.await)) });
     }
 
     fn created(&mut self, id: &str, result: Result<Made, Failure>) {
         let Some(Slot::Creating(creation)) = self.slots.remove(id) else { return };
+        let Creation { request, replies, waiting } = *creation;
         let answer = result.map(|made| {
             let pid = made.pid;
-            self.publish_create(&creation.request, pid);
-            let container = Container::new(made, creation.request, self.shared.clone());
+            self.publish_create(&request, pid);
+            let container = Container::new(made, request, self.shared.clone());
             self.slots.insert(id.to_owned(), Slot::Live(Box::new(container)));
             task::CreateTaskResponse { pid, ..Default::default() }
         });
-        for reply in creation.replies {
+        for reply in replies {
             let _ = reply.send(answer.clone());
         }
-        for call in creation.waiting {
+        for call in waiting {
             self.call(call);
         }
     }

@@ -61,7 +61,7 @@ impl Logger {
             .map_err(|error| failed("start binary process", &error))?;
         let logger = Self { child };
         match timeout(READY_LIMIT, is_ready(ready, program.strict)).await {
-            Ok(Ok(())) => return Ok((logger, pipes)),
+            Ok(Ok(())) => Ok((logger, pipes)),
             Ok(Err(error)) => {
                 logger.kill().await;
                 Err(failed("read from logging binary", &error))
