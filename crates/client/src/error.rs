@@ -1,0 +1,78 @@
+//! Why something did not work.
+
+use std::io;
+use std::path::PathBuf;
+
+use davit_protocols::error as codes;
+use davit_types::{ErrorKind, Kind};
+
+/// What goes wrong for a client.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody answers at the address.
+    #[error("cannot reach a daemon at {}", address.display())]
+    Connect {
+        /// The socket's path.
+        address: PathBuf,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The daemon said no; its words.
+    #[error("{message}")]
+    Daemon {
+        /// What kind of no.
+        kind: ErrorKind,
+        /// The daemon's message.
+        message: String,
+    },
+    /// A file here could not be read or written.
+    #[error("{operation} {}", path.display())]
+    Io {
+        /// What was tried: `read`.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// An image, an archive or a specification that is not as it should be.
+    #[error("{subject}: {reason}")]
+    Invalid {
+        /// What: the name of the image, a digest, an entry of the archive.
+        subject: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn invalid(subject: impl Into<String>, reason: impl ToString) -> Self {
+        Self::Invalid { subject: subject.into(), reason: reason.to_string() }
+    }
+
+    pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::Io { operation, path: path.into(), source }
+    }
+}
+
+impl From<tonic::Status> for Error {
+    fn from(status: tonic::Status) -> Self {
+        Self::Daemon {
+            kind: codes::kind(status.code() as i32),
+            message: status.message().to_owned(),
+        }
+    }
+}
+
+impl Kind for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Connect { .. } => ErrorKind::Unavailable,
+            Self::Daemon { kind, .. } => *kind,
+            Self::Io { source, .. } => ErrorKind::of_io(source),
+            Self::Invalid { .. } => ErrorKind::InvalidArgument,
+        }
+    }
+}

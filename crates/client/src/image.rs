@@ -1,0 +1,243 @@
+//! Images: finding the manifest for this platform, its configuration, and
+//! unpacking its layers into snapshots.
+
+use davit_protocols::grpc::containerd::services::diff::v1::ApplyRequest;
+use davit_protocols::grpc::containerd::services::images::v1::GetImageRequest;
+use davit_protocols::grpc::containerd::services::snapshots::v1 as snapshots;
+use davit_protocols::grpc::containerd::types::Descriptor;
+use davit_types::{Digest, ErrorKind, Labels};
+use oci_spec::image::ImageConfiguration;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::{Client, Error, Lease, content};
+
+/// How deep indexes may be nested.
+const DEPTH: usize = 4;
+
+/// What a lease is taken for at most while an image is unpacked.
+const LEASE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
+/// An image, as far as this platform is concerned.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// Its name.
+    pub name: String,
+    /// The digest of what the name points to.
+    pub target: Digest,
+    /// Its configuration's digest.
+    pub config_digest: Digest,
+    /// What it is made to run, its environment, its user.
+    pub config: ImageConfiguration,
+    /// Its layers, lowest first.
+    pub layers: Vec<Descriptor>,
+}
+
+impl Image {
+    /// Reads the image called `name`.
+    ///
+    /// # Errors
+    /// Not found when there is none; [`Error::Invalid`] when it has no
+    /// manifest for this platform, or its documents make no sense.
+    pub async fn get(client: &Client, name: &str) -> Result<Self, Error> {
+        let request = GetImageRequest { name: name.to_owned() };
+        let record = client.images().get(request).await?.into_inner().image.unwrap_or_default();
+        let target = record.target.unwrap_or_default();
+        let target: Digest = target.digest.parse().map_err(|e| Error::invalid(name, e))?;
+        let manifest = manifest(client, name, &target).await?;
+        let config_digest = digest(name, &manifest["config"])?;
+        let bytes = content::read(client, &config_digest).await?;
+        let config = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::invalid(config_digest.as_str(), error))?;
+        let layers = manifest["layers"].as_array().into_iter().flatten();
+        let layers = layers.map(|layer| descriptor(name, layer)).collect::<Result<_, _>>()?;
+        Ok(Self { name: name.to_owned(), target, config_digest, config, layers })
+    }
+
+    /// The key of the snapshot that holds the whole image, the last chain ID;
+    /// empty for an image without layers.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a configuration whose diff IDs are no digests.
+    pub fn chain_id(&self) -> Result<String, Error> {
+        Ok(self.chain()?.pop().unwrap_or_default())
+    }
+
+    /// The chain ID of each layer (OCI image specification, `config.md`).
+    fn chain(&self) -> Result<Vec<String>, Error> {
+        let mut chain: Vec<String> = Vec::new();
+        for diff_id in self.config.rootfs().diff_ids() {
+            diff_id.parse::<Digest>().map_err(|e| Error::invalid(&self.name, e))?;
+            chain.push(match chain.last() {
+                None => diff_id.clone(),
+                Some(parent) => {
+                    let sum = Sha256::digest(format!("{parent} {diff_id}"));
+                    let hex: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+                    format!("sha256:{hex}")
+                }
+            });
+        }
+        if chain.len() != self.layers.len() {
+            let reason = format!("{} layers but {} diff IDs", self.layers.len(), chain.len());
+            return Err(Error::invalid(&self.name, reason));
+        }
+        Ok(chain)
+    }
+
+    /// Unpacks the layers that `snapshotter` has not got yet.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when a layer is not what the configuration says;
+    /// otherwise what the daemon answers. Nothing half-done is left.
+    pub async fn unpack(&self, client: &Client, snapshotter: &str) -> Result<(), Error> {
+        let chain = self.chain()?;
+        let Some(last) = chain.last() else { return Ok(()) };
+        if !exists(client, snapshotter, last).await? {
+            let lease = Lease::take(client, LEASE).await?;
+            let result = self.unpack_all(lease.client(), snapshotter, &chain).await;
+            let ended = lease.end().await;
+            result?;
+            ended?;
+        }
+        let key = format!("containerd.io/gc.ref.snapshot.{snapshotter}");
+        let labels = Labels::from([(key, last.clone())]);
+        content::set_labels(client, self.config_digest.to_string(), &labels).await
+    }
+
+    async fn unpack_all(
+        &self,
+        client: &Client,
+        snapshotter: &str,
+        chain: &[String],
+    ) -> Result<(), Error> {
+        let mut parent = String::new();
+        for (number, name) in chain.iter().enumerate() {
+            if !exists(client, snapshotter, name).await? {
+                self.unpack_layer(client, snapshotter, number, &parent, name).await?;
+            }
+            parent.clone_from(name);
+        }
+        // What the lease holds from here on, the label on the configuration does.
+        let key = format!("containerd.io/gc.ref.snapshot.{snapshotter}");
+        let labels = Labels::from([(key, parent)]);
+        content::set_labels(client, self.config_digest.to_string(), &labels).await
+    }
+
+    async fn unpack_layer(
+        &self,
+        client: &Client,
+        snapshotter: &str,
+        number: usize,
+        parent: &str,
+        name: &str,
+    ) -> Result<(), Error> {
+        let key = format!("extract-{}-{number} {name}", std::process::id());
+        let prepare = snapshots::PrepareSnapshotRequest {
+            snapshotter: snapshotter.to_owned(),
+            key: key.clone(),
+            parent: parent.to_owned(),
+            ..Default::default()
+        };
+        let mounts = client.snapshots().prepare(prepare).await?.into_inner().mounts;
+        let result = self.fill_layer(client, snapshotter, number, &key, name, mounts).await;
+        if result.is_err() {
+            let remove =
+                snapshots::RemoveSnapshotRequest { snapshotter: snapshotter.to_owned(), key };
+            // The first error is the one to tell.
+            let _ = client.snapshots().remove(remove).await;
+        }
+        result
+    }
+
+    async fn fill_layer(
+        &self,
+        client: &Client,
+        snapshotter: &str,
+        number: usize,
+        key: &str,
+        name: &str,
+        mounts: Vec<davit_protocols::grpc::containerd::types::Mount>,
+    ) -> Result<(), Error> {
+        let layer = &self.layers[number];
+        let apply = ApplyRequest { diff: Some(layer.clone()), mounts, ..Default::default() };
+        let applied = client.diff().apply(apply).await?.into_inner().applied.unwrap_or_default();
+        let diff_id = &self.config.rootfs().diff_ids()[number];
+        if applied.digest != *diff_id {
+            let reason = format!("unpacks to {}, but {diff_id} is promised", applied.digest);
+            return Err(Error::invalid(&layer.digest, reason));
+        }
+        let commit = snapshots::CommitSnapshotRequest {
+            snapshotter: snapshotter.to_owned(),
+            name: name.to_owned(),
+            key: key.to_owned(),
+            ..Default::default()
+        };
+        match client.snapshots().commit(commit).await.map_err(Error::from) {
+            // Somebody else unpacked the same layer at the same time.
+            Err(Error::Daemon { kind: ErrorKind::AlreadyExists, .. }) => {
+                let key = key.to_owned();
+                let snapshotter = snapshotter.to_owned();
+                let remove = snapshots::RemoveSnapshotRequest { snapshotter, key };
+                client.snapshots().remove(remove).await?;
+                Ok(())
+            }
+            other => other.map(|_| ()),
+        }
+    }
+}
+
+async fn exists(client: &Client, snapshotter: &str, key: &str) -> Result<bool, Error> {
+    let request = snapshots::StatSnapshotRequest {
+        snapshotter: snapshotter.to_owned(),
+        key: key.to_owned(),
+    };
+    match client.snapshots().stat(request).await.map_err(Error::from) {
+        Ok(_) => Ok(true),
+        Err(Error::Daemon { kind: ErrorKind::NotFound, .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Go's name of this machine's architecture.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "powerpc64" => "ppc64le",
+        other => other,
+    }
+}
+
+/// Follows indexes to the manifest for this platform.
+async fn manifest(client: &Client, name: &str, target: &Digest) -> Result<Value, Error> {
+    let mut digest_at = target.clone();
+    for _ in 0..DEPTH {
+        let bytes = content::read(client, &digest_at).await?;
+        let document: Value =
+            serde_json::from_slice(&bytes).map_err(|e| Error::invalid(digest_at.as_str(), e))?;
+        let Some(entries) = document["manifests"].as_array() else { return Ok(document) };
+        let fits = |entry: &&Value| {
+            let platform = &entry["platform"];
+            platform.is_null()
+                || (platform["os"] == "linux" && platform["architecture"] == architecture())
+        };
+        let entry = entries.iter().find(fits).ok_or_else(|| {
+            Error::invalid(name, format!("no manifest for linux/{}", architecture()))
+        })?;
+        digest_at = digest(name, entry)?;
+    }
+    Err(Error::invalid(name, format!("indexes nested more than {DEPTH} deep")))
+}
+
+fn digest(subject: &str, value: &Value) -> Result<Digest, Error> {
+    value["digest"].as_str().unwrap_or_default().parse().map_err(|e| Error::invalid(subject, e))
+}
+
+fn descriptor(subject: &str, value: &Value) -> Result<Descriptor, Error> {
+    Ok(Descriptor {
+        media_type: value["mediaType"].as_str().unwrap_or_default().to_owned(),
+        digest: digest(subject, value)?.to_string(),
+        size: value["size"].as_i64().unwrap_or_default(),
+        ..Default::default()
+    })
+}

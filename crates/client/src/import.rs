@@ -1,0 +1,419 @@
+//! Importing an archive: an OCI image layout or what `docker save` writes, as
+//! tar, also compressed by gzip or zstd.
+//!
+//! The archive is read once, front to back, so that it can come from a pipe.
+//! Blobs go to the daemon as they are met; only documents stay in memory. At
+//! the end every manifest must have all that it refers to.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read};
+
+use davit_protocols::grpc::containerd::services::images::v1 as images;
+use davit_protocols::grpc::containerd::types::Descriptor;
+use davit_types::{Digest, ErrorKind, Labels};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{Client, Error, Lease, content};
+
+/// Documents larger than this are not read as such, in bytes.
+const DOCUMENT_LIMIT: u64 = 8 << 20;
+
+/// The most entries that an archive may have.
+const ENTRY_LIMIT: usize = 100_000;
+
+/// What a lease is taken for at most; it ends sooner when all went well.
+const LEASE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// An image that an archive held.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Imported {
+    /// The name it has now.
+    pub name: String,
+    /// What the name points to.
+    pub target: Descriptor,
+}
+
+/// What was met in the archive.
+#[derive(Default)]
+struct Met {
+    /// JSON documents by their path.
+    documents: BTreeMap<String, Vec<u8>>,
+    /// Every file's digest and size by its path.
+    files: BTreeMap<String, (Digest, u64)>,
+}
+
+/// Imports every image of an archive. `name` names the image of an archive
+/// that does not name its own.
+///
+/// `archive` is read on a thread for blocking work; the future must run on a
+/// tokio runtime.
+///
+/// # Errors
+/// [`Error::Invalid`] for what is no archive or lacks something that it refers
+/// to, naming it; otherwise what the daemon answers. What was written is
+/// dropped with the lease.
+pub async fn archive(
+    client: &Client,
+    archive: impl Read + Send + 'static,
+    name: Option<&str>,
+) -> Result<Vec<Imported>, Error> {
+    let lease = Lease::take(client, LEASE).await?;
+    let result = async {
+        let leased = lease.client().clone();
+        let handle = Handle::current();
+        let reading = tokio::task::spawn_blocking(move || store(&leased, &handle, archive));
+        let met = reading.await.expect("reading does not panic")?;
+        name_images(lease.client(), &met, name).await
+    };
+    let result = result.await;
+    let ended = lease.end().await;
+    let imported = result?;
+    ended?;
+    Ok(imported)
+}
+
+/// Reads the archive and stores its blobs. Blocks.
+fn store(client: &Client, handle: &Handle, archive: impl Read) -> Result<Met, Error> {
+    let invalid = |error: io::Error| Error::invalid("archive", error);
+    let stream = decompress(BufReader::with_capacity(1 << 17, archive)).map_err(invalid)?;
+    let mut tar = tar::Archive::new(stream);
+    let mut met = Met::default();
+    for (number, entry) in tar.entries().map_err(invalid)?.enumerate() {
+        if number >= ENTRY_LIMIT {
+            return Err(Error::invalid("archive", format!("more than {ENTRY_LIMIT} entries")));
+        }
+        let mut entry = entry.map_err(invalid)?;
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let path = entry.path().map_err(invalid)?.to_string_lossy().into_owned();
+        let path = path.trim_start_matches("./").to_owned();
+        let size = entry.size();
+        let digest = if is_top_level(&path) {
+            document(&mut entry, &path, size, &mut met)?
+        } else {
+            blob(client, handle, &mut entry, &path, size, &mut met)?
+        };
+        check_path(&path, &digest)?;
+        met.files.insert(path, (digest, size));
+    }
+    Ok(met)
+}
+
+/// Reads a file that is only of use here.
+fn document(file: &mut impl Read, path: &str, size: u64, met: &mut Met) -> Result<Digest, Error> {
+    if size > DOCUMENT_LIMIT {
+        let reason = format!("{size} bytes, more than the {DOCUMENT_LIMIT} that it may have");
+        return Err(Error::invalid(path, reason));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(|error| Error::invalid(path, error))?;
+    let digest = digest_of(&bytes);
+    met.documents.insert(path.to_owned(), bytes);
+    Ok(digest)
+}
+
+/// Sends a file to the daemon while it is read; keeps it too if it could be a
+/// manifest.
+fn blob(
+    client: &Client,
+    handle: &Handle,
+    file: &mut impl Read,
+    path: &str,
+    size: u64,
+    met: &mut Met,
+) -> Result<Digest, Error> {
+    let (sender, receiver) = mpsc::channel(2);
+    let reference = format!("import-{path}");
+    let task_client = client.clone();
+    let writing = handle.spawn(async move {
+        content::write(&task_client, &reference, size, ReceiverStream::new(receiver)).await
+    });
+    let mut hash = Sha256::new();
+    let mut kept = (size <= DOCUMENT_LIMIT).then(Vec::new);
+    loop {
+        let mut chunk = Vec::with_capacity(content::CHUNK.min(size as usize));
+        let limit = content::CHUNK as u64;
+        file.take(limit).read_to_end(&mut chunk).map_err(|error| Error::invalid(path, error))?;
+        if chunk.is_empty() {
+            break;
+        }
+        hash.update(&chunk);
+        if kept.as_ref().is_some_and(|kept| kept.is_empty() && chunk[0] != b'{') {
+            kept = None;
+        }
+        if let Some(kept) = &mut kept {
+            kept.extend_from_slice(&chunk);
+        }
+        // Fails when the daemon has answered already: the blob is there, or
+        // an error that is told below.
+        let _ = sender.blocking_send(content::Part::Data(chunk.into()));
+    }
+    let digest = as_digest(hash);
+    let _ = sender.blocking_send(content::Part::End(digest.clone()));
+    drop(sender);
+    handle.block_on(writing).expect("writing does not panic")?;
+    if let Some(kept) = kept {
+        met.documents.insert(path.to_owned(), kept);
+    }
+    Ok(digest)
+}
+
+/// Whether a file describes the archive instead of being part of an image.
+fn is_top_level(path: &str) -> bool {
+    ["oci-layout", "index.json", "manifest.json", "repositories"].contains(&path)
+}
+
+/// A blob of an OCI layout must be what its path says.
+fn check_path(path: &str, digest: &Digest) -> Result<(), Error> {
+    match path.strip_prefix("blobs/sha256/") {
+        Some(hex) if hex != digest.hex() => Err(Error::invalid(path, format!("its digest is {digest}"))),
+        _ => Ok(()),
+    }
+}
+
+fn digest_of(bytes: &[u8]) -> Digest {
+    as_digest(Sha256::new_with_prefix(bytes))
+}
+
+fn as_digest(hash: Sha256) -> Digest {
+    let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}").parse().expect("that is how digests look")
+}
+
+fn decompress<'a>(mut stream: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    let start = stream.fill_buf()?;
+    Ok(if start.starts_with(&[0x1f, 0x8b]) {
+        Box::new(flate2::bufread::MultiGzDecoder::new(stream))
+    } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        Box::new(zstd::stream::read::Decoder::with_buffer(stream)?)
+    } else {
+        Box::new(stream)
+    })
+}
+
+/// Labels what belongs together and gives the images their names.
+async fn name_images(client: &Client, met: &Met, name: Option<&str>) -> Result<Vec<Imported>, Error> {
+    let named = match (met.documents.get("index.json"), met.documents.get("manifest.json")) {
+        (Some(index), _) => of_layout(client, met, index, name).await?,
+        (None, Some(manifest)) => of_docker(client, met, manifest, name).await?,
+        (None, None) => {
+            let reason = "neither index.json nor manifest.json: not an image";
+            return Err(Error::invalid("archive", reason));
+        }
+    };
+    if named.is_empty() {
+        return Err(Error::invalid("archive", "no image in it has a name; give one"));
+    }
+    for image in &named {
+        put_image(client, image).await?;
+    }
+    Ok(named)
+}
+
+fn parse(path: &str, bytes: &[u8]) -> Result<Value, Error> {
+    serde_json::from_slice(bytes).map_err(|error| Error::invalid(path, error))
+}
+
+/// The images of an OCI layout.
+async fn of_layout(
+    client: &Client,
+    met: &Met,
+    index: &[u8],
+    name: Option<&str>,
+) -> Result<Vec<Imported>, Error> {
+    let index = parse("index.json", index)?;
+    let mut named = Vec::new();
+    for entry in index["manifests"].as_array().into_iter().flatten() {
+        let target = descriptor("index.json", entry)?;
+        label_tree(client, met, &target).await?;
+        let annotation = |key: &str| entry["annotations"][key].as_str().map(str::to_owned);
+        let own = annotation("io.containerd.image.name")
+            .or_else(|| annotation("org.opencontainers.image.ref.name").filter(|n| n.contains(['/', ':'])));
+        if let Some(name) = own.or_else(|| name.map(str::to_owned)) {
+            named.push(Imported { name, target });
+        }
+    }
+    Ok(named)
+}
+
+/// The images of `docker save`'s own format; manifests are made for them.
+async fn of_docker(
+    client: &Client,
+    met: &Met,
+    manifest: &[u8],
+    name: Option<&str>,
+) -> Result<Vec<Imported>, Error> {
+    let list = parse("manifest.json", manifest)?;
+    let mut named = Vec::new();
+    for image in list.as_array().into_iter().flatten() {
+        let file = |path: &str, kind: &str| {
+            let (digest, size) = met
+                .files
+                .get(path)
+                .ok_or_else(|| Error::invalid(path, "manifest.json refers to it, but it is not there"))?;
+            Ok::<_, Error>(serde_json::json!({"mediaType": kind, "digest": digest.as_str(), "size": size}))
+        };
+        let config = file(image["Config"].as_str().unwrap_or_default(), CONFIG)?;
+        let layers = image["Layers"].as_array().into_iter().flatten();
+        let layers = layers.map(|path| file(path.as_str().unwrap_or_default(), LAYER));
+        let layers = layers.collect::<Result<Vec<_>, _>>()?;
+        let document = serde_json::json!({
+            "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers,
+        });
+        let bytes = document.to_string().into_bytes();
+        let digest = digest_of(&bytes);
+        let target = Descriptor {
+            media_type: MANIFEST.into(),
+            digest: digest.to_string(),
+            size: bytes.len() as i64,
+            ..Default::default()
+        };
+        let labels = references(&document);
+        content::write_whole(client, bytes, &digest, &labels).await?;
+        let tags = image["RepoTags"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let own: Vec<String> = tags.map(str::to_owned).collect();
+        let names = if own.is_empty() { name.map(str::to_owned).into_iter().collect() } else { own };
+        named.extend(names.into_iter().map(|name| Imported { name, target: target.clone() }));
+    }
+    Ok(named)
+}
+
+fn descriptor(subject: &str, value: &Value) -> Result<Descriptor, Error> {
+    let digest = value["digest"].as_str().unwrap_or_default();
+    digest.parse::<Digest>().map_err(|error| Error::invalid(subject, error))?;
+    Ok(Descriptor {
+        media_type: value["mediaType"].as_str().unwrap_or_default().to_owned(),
+        digest: digest.to_owned(),
+        size: value["size"].as_i64().unwrap_or_default(),
+        ..Default::default()
+    })
+}
+
+/// Checks that what `root` refers to is there, and labels every document with
+/// what it refers to, so that collection keeps it.
+async fn label_tree(client: &Client, met: &Met, root: &Descriptor) -> Result<(), Error> {
+    let mut open = vec![root.clone()];
+    while let Some(node) = open.pop() {
+        let path = format!("blobs/{}", node.digest.replace(':', "/"));
+        let (digest, size) = met
+            .files
+            .get(&path)
+            .ok_or_else(|| Error::invalid(&node.digest, "referred to, but not in the archive"))?;
+        if *size as i64 != node.size {
+            let reason = format!("{size} bytes, but {} are promised", node.size);
+            return Err(Error::invalid(digest.as_str(), reason));
+        }
+        let Some(bytes) = met.documents.get(&path).filter(|_| is_document(&node.media_type)) else {
+            continue;
+        };
+        let document = parse(&path, bytes)?;
+        content::set_labels(client, node.digest.clone(), &references(&document)).await?;
+        for child in children(&document) {
+            let child = descriptor(&path, child)?;
+            // An archive may hold one platform of several.
+            let there = met.files.contains_key(&format!("blobs/{}", child.digest.replace(':', "/")));
+            if there || !is_document(&child.media_type) {
+                open.push(child);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_document(media_type: &str) -> bool {
+    [INDEX, DOCKER_LIST, MANIFEST, DOCKER_MANIFEST].contains(&media_type)
+}
+
+fn children(document: &Value) -> impl Iterator<Item = &Value> {
+    let list = |name: &str| document[name].as_array().into_iter().flatten();
+    list("manifests").chain(document.get("config")).chain(list("layers"))
+}
+
+/// containerd's labels for what a document refers to.
+fn references(document: &Value) -> Labels {
+    let digest = |value: &Value| value["digest"].as_str().unwrap_or_default().to_owned();
+    let numbered = |list: &str, letter: &str| {
+        let entries = document[list].as_array().into_iter().flatten().enumerate();
+        entries
+            .map(|(n, entry)| (format!("containerd.io/gc.ref.content.{letter}.{n}"), digest(entry)))
+            .collect::<Vec<_>>()
+    };
+    let config = document.get("config");
+    let config = config.map(|c| ("containerd.io/gc.ref.content.config".to_owned(), digest(c)));
+    numbered("manifests", "m").into_iter().chain(numbered("layers", "l")).chain(config).collect()
+}
+
+async fn put_image(client: &Client, image: &Imported) -> Result<(), Error> {
+    let record = images::Image {
+        name: image.name.clone(),
+        target: Some(image.target.clone()),
+        ..Default::default()
+    };
+    let create = images::CreateImageRequest { image: Some(record.clone()), ..Default::default() };
+    match client.images().create(create).await.map_err(Error::from) {
+        Err(Error::Daemon { kind: ErrorKind::AlreadyExists, .. }) => {
+            let mask = prost_types::FieldMask { paths: vec!["target".into()] };
+            let update = images::UpdateImageRequest {
+                image: Some(record),
+                update_mask: Some(mask),
+                ..Default::default()
+            };
+            client.images().update(update).await?;
+            Ok(())
+        }
+        other => other.map(|_| ()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_containerds_labels() {
+        let document = serde_json::json!({
+            "config": {"digest": "sha256:c"}, "layers": [{"digest": "sha256:0"}, {"digest": "sha256:1"}],
+        });
+        let labels = references(&document);
+        let pairs: Vec<_> = labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(pairs, [
+            ("containerd.io/gc.ref.content.config", "sha256:c"),
+            ("containerd.io/gc.ref.content.l.0", "sha256:0"),
+            ("containerd.io/gc.ref.content.l.1", "sha256:1"),
+        ]);
+    }
+
+    #[test]
+    fn a_blob_must_be_what_its_path_says() {
+        let digest = digest_of(b"bytes");
+        assert!(check_path(&format!("blobs/sha256/{}", digest.hex()), &digest).is_ok());
+        assert!(check_path("layer.tar", &digest).is_ok());
+        let error = check_path("blobs/sha256/00", &digest).unwrap_err();
+        assert!(error.to_string().contains("blobs/sha256/00"), "{error}");
+    }
+
+    #[test]
+    fn compression_is_recognised_by_its_first_bytes() {
+        let plain = b"plain bytes".to_vec();
+        let zstd = zstd::encode_all(&plain[..], 1).unwrap();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut gzip, &plain).unwrap();
+        for stream in [plain.clone(), zstd, gzip.finish().unwrap()] {
+            let mut out = Vec::new();
+            decompress(&stream[..]).unwrap().read_to_end(&mut out).unwrap();
+            assert_eq!(out, plain);
+        }
+    }
+}
