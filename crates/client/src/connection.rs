@@ -24,7 +24,10 @@ pub struct Metadata {
 }
 
 impl Interceptor for Metadata {
-    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+    fn call(
+        &mut self,
+        mut request: tonic::Request<()>,
+    ) -> Result<tonic::Request<()>, tonic::Status> {
         let metadata = request.metadata_mut();
         metadata.insert("containerd-namespace", self.namespace.clone());
         if let Some(lease) = &self.lease {
@@ -131,7 +134,8 @@ impl Client {
 
 impl Metadata {
     fn of(namespace: &Namespace) -> Self {
-        let namespace = namespace.as_str().parse().expect("names are letters, digits and separators");
+        let namespace =
+            namespace.as_str().parse().expect("names are letters, digits and separators");
         Self { namespace, lease: None }
     }
 }

@@ -18,7 +18,8 @@ pub(crate) async fn read(client: &Client, digest: &Digest) -> Result<Vec<u8>, Er
     let info = api::InfoRequest { digest: digest.to_string() };
     let info = client.content().info(info).await?.into_inner().info.unwrap_or_default();
     if info.size > READ_LIMIT {
-        let reason = format!("{} bytes, more than the {READ_LIMIT} that a document may have", info.size);
+        let reason =
+            format!("{} bytes, more than the {READ_LIMIT} that a document may have", info.size);
         return Err(Error::invalid(digest.as_str(), reason));
     }
     let request =

@@ -1,6 +1,5 @@
 //! Why something did not work.
 
-use std::io;
 use std::path::PathBuf;
 
 use davit_protocols::error as codes;
@@ -26,17 +25,6 @@ pub enum Error {
         /// The daemon's message.
         message: String,
     },
-    /// A file here could not be read or written.
-    #[error("{operation} {}", path.display())]
-    Io {
-        /// What was tried: `read`.
-        operation: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
     /// An image, an archive or a specification that is not as it should be.
     #[error("{subject}: {reason}")]
     Invalid {
@@ -50,10 +38,6 @@ pub enum Error {
 impl Error {
     pub(crate) fn invalid(subject: impl Into<String>, reason: impl ToString) -> Self {
         Self::Invalid { subject: subject.into(), reason: reason.to_string() }
-    }
-
-    pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Self::Io { operation, path: path.into(), source }
     }
 }
 
@@ -71,7 +55,6 @@ impl Kind for Error {
         match self {
             Self::Connect { .. } => ErrorKind::Unavailable,
             Self::Daemon { kind, .. } => *kind,
-            Self::Io { source, .. } => ErrorKind::of_io(source),
             Self::Invalid { .. } => ErrorKind::InvalidArgument,
         }
     }

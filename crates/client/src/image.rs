@@ -187,10 +187,8 @@ impl Image {
 }
 
 async fn exists(client: &Client, snapshotter: &str, key: &str) -> Result<bool, Error> {
-    let request = snapshots::StatSnapshotRequest {
-        snapshotter: snapshotter.to_owned(),
-        key: key.to_owned(),
-    };
+    let request =
+        snapshots::StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
     match client.snapshots().stat(request).await.map_err(Error::from) {
         Ok(_) => Ok(true),
         Err(Error::Daemon { kind: ErrorKind::NotFound, .. }) => Ok(false),

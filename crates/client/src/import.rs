@@ -178,7 +178,9 @@ fn is_top_level(path: &str) -> bool {
 /// A blob of an OCI layout must be what its path says.
 fn check_path(path: &str, digest: &Digest) -> Result<(), Error> {
     match path.strip_prefix("blobs/sha256/") {
-        Some(hex) if hex != digest.hex() => Err(Error::invalid(path, format!("its digest is {digest}"))),
+        Some(hex) if hex != digest.hex() => {
+            Err(Error::invalid(path, format!("its digest is {digest}")))
+        }
         _ => Ok(()),
     }
 }
@@ -204,7 +206,11 @@ fn decompress<'a>(mut stream: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a
 }
 
 /// Labels what belongs together and gives the images their names.
-async fn name_images(client: &Client, met: &Met, name: Option<&str>) -> Result<Vec<Imported>, Error> {
+async fn name_images(
+    client: &Client,
+    met: &Met,
+    name: Option<&str>,
+) -> Result<Vec<Imported>, Error> {
     let named = match (met.documents.get("index.json"), met.documents.get("manifest.json")) {
         (Some(index), _) => of_layout(client, met, index, name).await?,
         (None, Some(manifest)) => of_docker(client, met, manifest, name).await?,
@@ -239,8 +245,9 @@ async fn of_layout(
         let target = descriptor("index.json", entry)?;
         label_tree(client, met, &target).await?;
         let annotation = |key: &str| entry["annotations"][key].as_str().map(str::to_owned);
-        let own = annotation("io.containerd.image.name")
-            .or_else(|| annotation("org.opencontainers.image.ref.name").filter(|n| n.contains(['/', ':'])));
+        let own = annotation("io.containerd.image.name").or_else(|| {
+            annotation("org.opencontainers.image.ref.name").filter(|n| n.contains(['/', ':']))
+        });
         if let Some(name) = own.or_else(|| name.map(str::to_owned)) {
             named.push(Imported { name, target });
         }
@@ -259,11 +266,12 @@ async fn of_docker(
     let mut named = Vec::new();
     for image in list.as_array().into_iter().flatten() {
         let file = |path: &str, kind: &str| {
-            let (digest, size) = met
-                .files
-                .get(path)
-                .ok_or_else(|| Error::invalid(path, "manifest.json refers to it, but it is not there"))?;
-            Ok::<_, Error>(serde_json::json!({"mediaType": kind, "digest": digest.as_str(), "size": size}))
+            let (digest, size) = met.files.get(path).ok_or_else(|| {
+                Error::invalid(path, "manifest.json refers to it, but it is not there")
+            })?;
+            Ok::<_, Error>(
+                serde_json::json!({"mediaType": kind, "digest": digest.as_str(), "size": size}),
+            )
         };
         let config = file(image["Config"].as_str().unwrap_or_default(), CONFIG)?;
         let layers = image["Layers"].as_array().into_iter().flatten();
@@ -284,7 +292,8 @@ async fn of_docker(
         content::write_whole(client, bytes, &digest, &labels).await?;
         let tags = image["RepoTags"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let own: Vec<String> = tags.map(str::to_owned).collect();
-        let names = if own.is_empty() { name.map(str::to_owned).into_iter().collect() } else { own };
+        let names =
+            if own.is_empty() { name.map(str::to_owned).into_iter().collect() } else { own };
         named.extend(names.into_iter().map(|name| Imported { name, target: target.clone() }));
     }
     Ok(named)
@@ -323,7 +332,8 @@ async fn label_tree(client: &Client, met: &Met, root: &Descriptor) -> Result<(),
         for child in children(&document) {
             let child = descriptor(&path, child)?;
             // An archive may hold one platform of several.
-            let there = met.files.contains_key(&format!("blobs/{}", child.digest.replace(':', "/")));
+            let there =
+                met.files.contains_key(&format!("blobs/{}", child.digest.replace(':', "/")));
             if there || !is_document(&child.media_type) {
                 open.push(child);
             }
@@ -387,12 +397,16 @@ mod tests {
             "config": {"digest": "sha256:c"}, "layers": [{"digest": "sha256:0"}, {"digest": "sha256:1"}],
         });
         let labels = references(&document);
-        let pairs: Vec<_> = labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        assert_eq!(pairs, [
-            ("containerd.io/gc.ref.content.config", "sha256:c"),
-            ("containerd.io/gc.ref.content.l.0", "sha256:0"),
-            ("containerd.io/gc.ref.content.l.1", "sha256:1"),
-        ]);
+        let pairs: Vec<_> =
+            labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(
+            pairs,
+            [
+                ("containerd.io/gc.ref.content.config", "sha256:c"),
+                ("containerd.io/gc.ref.content.l.0", "sha256:0"),
+                ("containerd.io/gc.ref.content.l.1", "sha256:1"),
+            ]
+        );
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub mod image;
 pub mod import;
 mod lease;
 pub mod spec;
+pub mod user;
 
 pub use connection::{Client, Metadata};
 pub use error::Error;
