@@ -57,7 +57,8 @@ pub struct App {
     pub mounts: Arc<Mounts>,
     /// What runs.
     pub tasks: Tasks,
-    _claims: [Claim; 2],
+    /// Why nobody else uses root and state.
+    pub claims: [Claim; 2],
 }
 
 impl App {
@@ -109,7 +110,7 @@ impl App {
             collector,
             mounts,
             tasks,
-            _claims: claims,
+            claims,
         })
     }
 }

@@ -109,9 +109,10 @@ fn daemon(args: &Args, started: Instant) -> Result<(), Error> {
     });
     // What blocks for longer (a mount of a dead server) does not keep us.
     runtime.shutdown_timeout(server::DRAIN_LIMIT);
-    // Nor does the next daemon begin before we are gone: the directories stay
-    // ours as long as there is a process.
-    std::mem::forget(app);
+    // Nor does the next daemon begin before we are gone: the index is closed,
+    // and the directories stay ours as long as there is a process.
+    let App { claims, .. } = app;
+    std::mem::forget(claims);
     log::info!("ended");
     result
 }

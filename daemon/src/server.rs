@@ -29,6 +29,14 @@ use crate::{listen, notify};
 /// Waits and subscriptions never end by themselves; their callers reconnect.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
+/// How many calls one client may have under way. It has one Wait for each
+/// process of its containers, on one connection.
+pub const CALLS_MAX: u32 = 1 << 16;
+
+/// How many calls a client may have given up that were not looked at yet. Go
+/// clients give up many at once when they are stopped.
+pub const ABANDONED_CALLS_MAX: usize = 4096;
+
 /// How long the API waits for shims to be found again. Those that take longer
 /// are found while it answers.
 pub const LOAD_LIMIT: Duration = Duration::from_secs(1);
@@ -86,13 +94,14 @@ pub async fn run(
     let intake = tokio::spawn(serve(ttrpc, move |call| take_in(intake.clone(), call)));
     find_tasks(app).await;
     let (stopped, when_stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = Server::builder().add_routes(routes(app)).serve_with_incoming_shutdown(
-        UnixListenerStream::new(grpc),
-        async {
+    let serving = Server::builder()
+        .max_concurrent_streams(CALLS_MAX)
+        .http2_max_pending_accept_reset_streams(Some(ABANDONED_CALLS_MAX))
+        .add_routes(routes(app))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(grpc), async {
             // A sender that is dropped means the same.
             let _ = when_stopped.await;
-        },
-    );
+        });
     let mut serving = std::pin::pin!(serving);
     let collecting = tokio::spawn(schedule(app).run());
     notify::supervisor("READY=1");

@@ -201,3 +201,22 @@ async fn a_message_beyond_the_limit_is_refused_and_the_connection_stays() {
     assert!(matches!(error.code(), Code::ResourceExhausted | Code::OutOfRange), "{error}");
     client.list(namespaces::ListNamespacesRequest::default()).await.unwrap();
 }
+
+#[tokio::test]
+async fn one_connection_has_room_for_many_waits() {
+    let home = Home::new();
+    let daemon = home.start();
+    let channel = daemon.channel().await;
+    let mut streams = Vec::new();
+    for _ in 0..1000 {
+        let mut client = health::health_client::HealthClient::new(channel.clone());
+        let request = health::HealthCheckRequest { service: String::new() };
+        let mut stream = client.watch(request).await.unwrap().into_inner();
+        stream.message().await.unwrap().unwrap();
+        streams.push(stream);
+    }
+    let mut client = version::version_client::VersionClient::new(channel);
+    client.version(()).await.unwrap();
+    drop(streams);
+    client.version(()).await.unwrap();
+}
