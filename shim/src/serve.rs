@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -73,7 +73,7 @@ fn listener(invocation: &Invocation) -> Result<UnixListener, Failure> {
         }
         let null = File::open("/dev/null").map_err(failed)?;
         nix::unistd::dup2_stdin(&null).map_err(|e| failed(e.into()))?;
-        UnixListener::from(OwnedFd::from(inherited))
+        UnixListener::from(inherited)
     } else {
         let path = invocation.socket.strip_prefix(socket::SCHEME).unwrap_or(&invocation.socket);
         match socket::bind(Path::new(path))? {

@@ -1,6 +1,8 @@
 //! The example shim for plain processes, under a real containerd that is
 //! started for each test, driven by `ctr`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to end")]
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::process::CommandExt;

@@ -1,6 +1,8 @@
 //! The reaper owns every child of its process, so it has a test binary of its
 //! own with one test in it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on is to end")]
+
 use std::process::{Command, Stdio};
 use std::time::Duration;
 

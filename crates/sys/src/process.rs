@@ -215,6 +215,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
+    #[expect(clippy::zombie_processes, reason = "waited for through the pidfd")]
     fn exits_and_signals_are_told_apart() {
         let child = Command::new("sh").args(["-c", "exit 9"]).spawn().unwrap();
         let process = PidFd::open(child.id()).unwrap();

@@ -86,14 +86,6 @@ impl Caller {
         // A closed channel means that the connection has ended.
         let _ = receiver.wait_for(|gone| *gone).await;
     }
-
-    /// A caller that never goes away, for calls made inside the process.
-    pub fn here() -> Self {
-        let (sender, receiver) = watch::channel(false);
-        // Kept for ever: a dropped sender would mean that the caller has gone.
-        std::mem::forget(sender);
-        Self(receiver)
-    }
 }
 
 /// Takes a request apart that came in a frame of this header. Total: any
