@@ -102,7 +102,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_published_arrives_where_the_filter_wants_it() {
         let service = service();
-        let filters = vec!["topic==/tasks/exit,event.container_id==c1".to_owned()];
+        let filters = vec![r#"topic=="/tasks/exit",event.container_id==c1"#.to_owned()];
         let subscribed = service.subscribe(Request::new(SubscribeRequest { filters })).await;
         let mut events = subscribed.unwrap().into_inner();
         for topic in ["/tasks/start", "/tasks/exit"] {
