@@ -192,6 +192,9 @@ fn spawn_server(
     for variable in DAEMON_VARIABLES {
         command.env_remove(variable);
     }
+    // A pipe of the caller's that stayed open in a process that stays would
+    // never end.
+    davit_sys::process::close_on_exec_from(3);
     let child = command
         .current_dir(bundle)
         .stdin(Stdio::from(listener))
