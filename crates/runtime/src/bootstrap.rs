@@ -1,6 +1,8 @@
 //! How a shim is reached: what its `start` answers, and the file that keeps
 //! it.
 
+use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use davit_protocols::ttrpc::bootstrap::BootstrapResult;
@@ -102,6 +104,26 @@ impl Endpoint {
             None if self.address.contains("://") => refuse("unsupported address"),
             None if self.address.len() > MAX_SOCKET_PATH => refuse("too long a socket name"),
             None => Ok(format!("\0{}", self.address).into()),
+        }
+    }
+
+    /// Whether somebody takes connections there.
+    pub async fn answers(&self) -> bool {
+        match self.socket() {
+            Ok(path) => tokio::net::UnixStream::connect(path).await.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// Removes the socket of a shim that has died and could not do so itself.
+    /// One that somebody listens at is left alone.
+    pub fn remove_dead_socket(&self) {
+        let Ok(path) = self.socket() else { return };
+        let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        if UnixStream::connect(&path).is_err_and(|error| refused(&error))
+            && let Err(error) = std::fs::remove_file(&path)
+        {
+            log::warn!(path:? = path, error:% = error; "cannot remove a dead shim's socket");
         }
     }
 

@@ -165,7 +165,7 @@ impl Tasks {
             id: order.id.clone(),
             bundle: order.bundle.clone(),
             program: Some(program),
-            address: endpoint.address,
+            endpoint,
             sandboxed: false,
             connection,
             _log: Some(log),
@@ -192,7 +192,7 @@ impl Tasks {
             id: order.id.clone(),
             bundle: order.bundle.clone(),
             program: None,
-            address: endpoint.address,
+            endpoint,
             sandboxed: true,
             connection,
             _log: None,
@@ -227,6 +227,7 @@ impl Tasks {
                 }
             }
         }
+        self.remove_socket(&order.bundle).await;
         let bundle = order.bundle.clone();
         if let Err(error) = blocking(move || bundle.remove()).await {
             failures.push(error.full_message());
@@ -270,6 +271,7 @@ impl Tasks {
                     error:% = error.full_message(); "failed to clean up what was left behind");
             }
         }
+        self.remove_socket(bundle).await;
         let bundle = bundle.clone();
         blocking(move || bundle.remove()).await
     }

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use davit_protocols::topics;
 use davit_types::{ContainerId, ErrorKind, Kind as _, Namespace};
 
+use crate::bootstrap::Endpoint;
 use crate::bundle::Bundle;
 use crate::errands::program_of;
 use crate::shim::{End, Shim, recorded};
@@ -16,6 +17,9 @@ use crate::{Deadline, Error, Exit, Tasks, told};
 /// The exit status of an init that nobody can say anything about (containerd,
 /// `cleanupAfterDeadShim`).
 const UNKNOWN_STATUS: u32 = 255;
+
+/// Between two looks at a socket that is about to go.
+const GOING_PAUSE: Duration = Duration::from_millis(2);
 
 impl Tasks {
     /// Deletes a stopped task with its shim and its bundle. Goes on when the
@@ -74,8 +78,7 @@ impl Tasks {
         let deadline = Deadline::after(self.config().limits.shim_shutdown);
         match shim.client(deadline).shutdown().await {
             Ok(()) if self.shares(shim) => true,
-            // A new shim for the same id must not find this one's socket.
-            Ok(()) => deadline.limit(shim.connection.closed()).await.is_ok(),
+            Ok(()) => deadline.limit(gone(shim)).await.is_ok(),
             Err(error) => matches!(error, Error::Closed),
         }
     }
@@ -134,6 +137,7 @@ impl Tasks {
         log::warn!(namespace = task.namespace.as_str(), container = task.id.as_str();
             "cleaning up after shim disconnected");
         let found = self.ask_binary(task).await;
+        self.remove_socket(task.bundle).await;
         self.remove_bundle(task.namespace, task.id, task.bundle).await;
         end.told().cloned().unwrap_or(found)
     }
@@ -164,6 +168,16 @@ impl Tasks {
         self.publish(task.namespace, topics::TASK_DELETE, event);
     }
 
+    pub(crate) async fn remove_socket(&self, bundle: &Bundle) {
+        let bundle = bundle.clone();
+        blocking(move || {
+            if let Ok(Some(endpoint)) = Endpoint::load(&bundle) {
+                endpoint.remove_dead_socket();
+            }
+        })
+        .await;
+    }
+
     async fn remove_bundle(&self, namespace: &Namespace, id: &ContainerId, bundle: &Bundle) {
         let bundle = bundle.clone();
         if let Err(error) = blocking(move || bundle.remove()).await {
@@ -176,6 +190,15 @@ impl Tasks {
         if let Err(error) = self.events().publish(namespace, topic, event) {
             log::error!(topic = topic, error:% = error.full_message(); "error publishing event");
         }
+    }
+}
+
+/// Returns when a shim that was asked to go is no longer there. Its socket
+/// counts: a new shim for the same id must not find anybody behind it.
+async fn gone(shim: &Shim) {
+    shim.connection.closed().await;
+    while shim.endpoint.answers().await {
+        tokio::time::sleep(GOING_PAUSE).await;
     }
 }
 

@@ -2,6 +2,7 @@
 //! it (containerd, `core/runtime/v2/binary.go`).
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use davit_protocols::convert::ttrpc::any;
 use davit_protocols::ttrpc::task::DeleteResponse;
@@ -18,6 +19,12 @@ use crate::{Config, Deadline, Error, Exit, client};
 const FILE: &str = "shim-binary-path";
 /// The binary may answer in any of the dialects up to this one.
 const MAX_VERSION: &str = "2";
+
+/// How long what is killed may take to die.
+const STRAYS_LIMIT: Duration = Duration::from_secs(2);
+/// Between two looks at what has been killed.
+const STRAYS_PAUSE: Duration = Duration::from_millis(2);
+const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
 
 /// The binary of one task's shim, ready to be run.
 pub(crate) struct Errands<'a> {
@@ -148,21 +155,40 @@ fn ending(output: &Output) -> String {
 
 /// Kills every process whose working directory is the bundle: a shim that
 /// could not be asked to go, and what it had run. Only for a bundle that is
-/// being given up.
+/// being given up. Returns when none is left; one that does not die within a
+/// limit is named in the log. Blocks.
 pub(crate) fn kill_strays(bundle: &Path) {
-    for pid in processes() {
-        // Opened first and looked at then, so that the process that is
-        // signalled is the one that was looked at.
-        let Ok(process) = davit_sys::process::PidFd::open(pid) else { continue };
-        let inside = std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == bundle);
-        if !inside {
-            continue;
+    let start = Instant::now();
+    // A process that is found may have a child that the same look has missed,
+    // so the last two looks must find none.
+    let mut clean = 0;
+    while clean < 2 {
+        let strays = processes().into_iter().filter(|pid| kill_if_inside(*pid, bundle)).count();
+        clean = if strays == 0 { clean + 1 } else { 0 };
+        if start.elapsed() > STRAYS_LIMIT {
+            log::error!(bundle:? = bundle, count = strays; "processes in a bundle do not die");
+            return;
         }
+        if strays > 0 {
+            std::thread::sleep(STRAYS_PAUSE);
+        }
+    }
+}
+
+/// Whether the process works in the bundle; it is killed then. What has died
+/// works nowhere.
+fn kill_if_inside(pid: u32, bundle: &Path) -> bool {
+    // Opened first and looked at then, so that the process that is signalled
+    // is the one that was looked at.
+    let Ok(process) = davit_sys::process::PidFd::open(pid) else { return false };
+    let inside = std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == bundle);
+    if inside {
         log::warn!(pid = pid, bundle:? = bundle; "killing a process that was left in a bundle");
-        if let Err(error) = process.send_signal(9) {
+        if let Err(error) = process.send_signal(SIGKILL) {
             log::warn!(pid = pid, error:% = error.full_message(); "cannot kill it");
         }
     }
+    inside
 }
 
 fn processes() -> Vec<u32> {

@@ -97,7 +97,7 @@ impl Tasks {
             id: id.clone(),
             bundle: bundle.clone(),
             program: program_of(bundle),
-            address: endpoint.address,
+            endpoint,
             sandboxed,
             connection,
             _log: log,

@@ -9,6 +9,7 @@ use davit_types::{ContainerId, Namespace};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::bootstrap::Endpoint;
 use crate::bundle::Bundle;
 use crate::client::Client;
 use crate::connection::Connection;
@@ -26,7 +27,7 @@ pub(crate) struct Shim {
     /// The binary to clean up with; none for a task in a sandbox.
     pub program: Option<PathBuf>,
     /// Where the shim listens; the same for all tasks that share it.
-    pub address: String,
+    pub endpoint: Endpoint,
     /// Whether the shim belongs to a sandbox, and not to this task.
     pub sandboxed: bool,
     pub connection: Connection,

@@ -327,7 +327,8 @@ impl Tasks {
 
     /// Whether another task is in the same shim process.
     pub(crate) fn shares(&self, shim: &Arc<Shim>) -> bool {
-        let other = |known: &Arc<Shim>| !Arc::ptr_eq(known, shim) && known.address == shim.address;
+        let other =
+            |known: &Arc<Shim>| !Arc::ptr_eq(known, shim) && known.endpoint == shim.endpoint;
         self.shims().values().any(other)
     }
 

@@ -4,24 +4,24 @@ mod common;
 
 use std::path::Path;
 
-use common::{GO_SHIM, World, eventually, exec_options, id, own_shim, patient};
+use common::{GO_SHIM, World, eventually, exec_options, id, own_shim, patient, with_daemons};
 use davit_runtime::{CreateOptions, Status};
 use davit_types::{ErrorKind, ExecId, Kind as _, Labels};
 
 /// The same test with Debian's shim and with ours.
 macro_rules! with_each_shim {
-    ($($(#[$doc:meta])* $name:ident;)*) => {
+    ($($name:ident;)*) => {
         mod debian {
-            $($(#[$doc])* #[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                super::$name(std::path::Path::new(super::GO_SHIM)).await;
+            $(#[test]
+            fn $name() {
+                super::with_daemons(super::$name(super::GO_SHIM.as_ref()));
             })*
         }
         mod own {
-            $($(#[$doc])* #[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
+            $(#[test]
+            fn $name() {
                 if let Some(shim) = super::own_shim() {
-                    super::$name(&shim).await;
+                    super::with_daemons(super::$name(&shim));
                 }
             })*
         }
@@ -164,7 +164,8 @@ async fn what_cannot_be_run_leaves_nothing(shim: &Path) {
     let mut options = world.options("true");
     options.rootfs[0].source = "/nowhere".into();
     let error = tasks.create(ns, &id("c1"), options, patient()).await.unwrap_err();
-    assert!(error.full_message().contains("no such file or directory"), "{error:?}");
+    let words = error.full_message().to_lowercase();
+    assert!(words.contains("no such file or directory"), "{words}");
 
     world.run("c1", "true").await;
     tasks.wait(ns, &id("c1"), None, patient()).await.unwrap();

@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{GO_SHIM, World, eventually, exec_options, id, own_shim, patient};
+use common::{GO_SHIM, World, eventually, exec_options, id, own_shim, patient, with_daemons};
 use davit_runtime::{CreateOptions, Status};
 use davit_types::{ErrorKind, ExecId, Kind as _};
 use nix::sys::signal::{Signal, kill};
@@ -15,16 +15,16 @@ use nix::unistd::Pid;
 macro_rules! with_each_shim {
     ($($name:ident;)*) => {
         mod debian {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                super::$name(std::path::Path::new(super::GO_SHIM)).await;
+            $(#[test]
+            fn $name() {
+                super::with_daemons(super::$name(super::GO_SHIM.as_ref()));
             })*
         }
         mod own {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
+            $(#[test]
+            fn $name() {
                 if let Some(shim) = super::own_shim() {
-                    super::$name(&shim).await;
+                    super::with_daemons(super::$name(&shim));
                 }
             })*
         }
@@ -46,6 +46,11 @@ fn signal(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid as i32), signal).unwrap();
 }
 
+/// Whether a process has ended, although nobody may have collected it.
+fn is_dead(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z"))
+}
+
 fn count(world: &World, topic: &str) -> usize {
     world.topics().iter().filter(|told| *told == topic).count()
 }
@@ -57,7 +62,7 @@ async fn a_running_container_is_found_again(shim: &Path) {
     let pid = world.create("c1", CreateOptions { stdio, ..world.options(script) }).await;
     world.tasks().start(&world.namespace, &id("c1"), None, patient()).await.unwrap();
     eventually("output", || fs::read(&output).is_ok_and(|text| text == b"hello\n")).await;
-    world.stop();
+    world.stop().await;
     world.start().await;
     let (tasks, ns, c1) = (world.tasks(), &world.namespace, id("c1"));
     let state = tasks.state(ns, &c1, None, patient()).await.unwrap();
@@ -79,10 +84,9 @@ async fn an_exit_while_the_daemon_was_away_is_there(shim: &Path) {
     let mut world = World::new(shim).await;
     let go = world.directory.path().join("image/go");
     let pid = world.run("c1", "while ! [ -e /go ]; do sleep 0.05; done; exit 9").await;
-    world.stop();
+    world.stop().await;
     fs::write(go, "").unwrap();
-    let stat = format!("/proc/{pid}/stat");
-    eventually("the exit", || !Path::new(&stat).exists()).await;
+    eventually("the exit", || is_dead(pid)).await;
     world.start().await;
     let (tasks, ns, c1) = (world.tasks(), &world.namespace, id("c1"));
     let state = tasks.state(ns, &c1, None, patient()).await.unwrap();
@@ -100,7 +104,7 @@ async fn a_shim_that_died_while_the_daemon_was_away_is_cleaned_up(shim: &Path) {
     world.run("c1", "sleep 1000").await;
     world.run("c2", "sleep 1000").await;
     let pid = world.shim_pid("c1");
-    world.stop();
+    world.stop().await;
     signal(pid, Signal::SIGKILL);
     eventually("the shim's end", || common::processes_in(&world.bundle("c1")).is_empty()).await;
     world.start().await;
@@ -125,7 +129,7 @@ async fn a_killed_shim_is_cleaned_up_once(shim: &Path) {
         .await;
     eventually("the delete event", || count(&world, "/tasks/delete") == 1).await;
     assert_eq!(world.exits(), [("c1".to_owned(), 137)]);
-    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "the container goes on");
+    assert!(is_dead(pid), "the container goes on");
     // The id is free again.
     world.run("c1", "exit 1").await;
     world.tasks().wait(&world.namespace, &id("c1"), None, patient()).await.unwrap();
@@ -179,7 +183,7 @@ async fn a_stuck_shim_holds_up_nobody(shim: &Path) {
     world.run("c1", "sleep 1000").await;
     let stuck = world.shim_pid("stuck");
     signal(stuck, Signal::SIGSTOP);
-    world.stop();
+    world.stop().await;
     world.start().await;
     let (tasks, ns) = (world.tasks(), &world.namespace);
     let listed = tasks.list(ns, patient()).await;
@@ -203,6 +207,9 @@ async fn a_shim_without_a_task_is_sent_away(shim: &Path) {
     fs::create_dir_all(bundle.join("rootfs")).unwrap();
     let options = world.options("true");
     fs::write(bundle.join("config.json"), options.spec.unwrap().value).unwrap();
+    let log = bundle.join("log");
+    nix::unistd::mkfifo(&log, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let _reader = fs::OpenOptions::new().read(true).write(true).open(&log).unwrap();
     fs::write(bundle.join("shim-binary-path"), shim.to_str().unwrap()).unwrap();
     let mut command = std::process::Command::new(shim);
     command.current_dir(&bundle).args(["-namespace", world.namespace.as_str()]);
@@ -213,12 +220,12 @@ async fn a_shim_without_a_task_is_sent_away(shim: &Path) {
     assert!(answer.status.success());
     fs::write(bundle.join("address"), answer.stdout.trim_ascii()).unwrap();
     world.shim_pid("c1");
-    world.stop();
+    world.stop().await;
     world.start().await;
     assert!(!world.tasks().contains(&world.namespace, &id("c1")));
     assert_eq!(world.exits(), []);
     // What a bundle of a dead daemon leaves half made or half removed.
-    world.stop();
+    world.stop().await;
     let remains = world.bundle(".c2.1.2").join("rootfs");
     fs::create_dir_all(remains).unwrap();
     let work = world.config.root.join(world.namespace.as_str()).join("c3");

@@ -4,9 +4,11 @@
 
 #![allow(dead_code, reason = "no test uses all of it")]
 
+use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -22,13 +24,13 @@ use davit_types::{Any, ContainerId, Envelope, Mount, Namespace};
 use protobuf::Message as _;
 use tempfile::TempDir;
 use tokio::net::UnixListener;
-use tokio::task::JoinHandle;
+use tokio::runtime::{Handle, Runtime};
 
 /// Debian's shim.
 pub const GO_SHIM: &str = "/usr/bin/containerd-shim-runc-v2";
 
 /// No condition of a test takes this long on a machine that works.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Our own shim, when it has been built.
 pub fn own_shim() -> Option<PathBuf> {
@@ -77,12 +79,32 @@ pub struct Daemon {
     pub tasks: Tasks,
     /// Every event so far.
     pub events: Arc<Mutex<Vec<Arc<Envelope>>>>,
-    jobs: Vec<JoinHandle<()>>,
+    /// Everything that the daemon does runs here, and ends with it.
+    runtime: Option<Runtime>,
+}
+
+thread_local! {
+    /// The runtime of the daemon that the test on this thread talks to.
+    static DAEMON: RefCell<Option<Handle>> = const { RefCell::new(None) };
+}
+
+/// Runs a test that starts and stops daemons: whatever it has them do runs on
+/// their runtime, so that it ends with them, as in a process of their own.
+pub fn with_daemons(test: impl Future<Output = ()>) {
+    let runtime = Runtime::new().unwrap();
+    let mut test = pin!(test);
+    runtime.block_on(std::future::poll_fn(|context| {
+        let daemon = DAEMON.with_borrow(Clone::clone);
+        let _entered = daemon.as_ref().map(Handle::enter);
+        test.as_mut().poll(context)
+    }));
 }
 
 impl World {
     /// A world in which nothing runs yet.
     pub async fn new(shim: &Path) -> Self {
+        // With RUST_LOG set, a failed test shows what the daemon had to say.
+        let _ = env_logger::builder().is_test(true).try_init();
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = tempfile::tempdir().unwrap();
@@ -114,32 +136,44 @@ impl World {
 
     /// Starts the daemon, as after a boot or a crash.
     pub async fn start(&mut self) {
-        let exchange = Arc::new(Exchange::new(event_field));
-        let tasks = Tasks::new(self.config.clone(), exchange.clone()).unwrap();
-        let events = Arc::new(Mutex::new(Vec::new()));
-        let mut subscription = exchange.subscribe(&[]).unwrap();
-        let seen = events.clone();
-        let collect = async move {
-            while let Some(Ok(event)) = subscription.next().await {
-                seen.lock().unwrap().push(event);
-            }
-        };
+        let runtime = Runtime::new().unwrap();
+        DAEMON.set(Some(runtime.handle().clone()));
         let _ = fs::remove_file(&self.config.ttrpc_address);
-        let listener = UnixListener::bind(&self.config.ttrpc_address).unwrap();
-        let intake = take_in(listener, exchange.clone(), tasks.clone());
-        let jobs = vec![tokio::spawn(collect), tokio::spawn(intake)];
-        tasks.load().await;
-        self.daemon = Some(Daemon { exchange, tasks, events, jobs });
+        let config = self.config.clone();
+        let started = runtime.spawn(async move {
+            let exchange = Arc::new(Exchange::new(event_field));
+            let tasks = Tasks::new(config.clone(), exchange.clone()).unwrap();
+            let events = Arc::new(Mutex::new(Vec::new()));
+            let mut subscription = exchange.subscribe(&[]).unwrap();
+            let seen = events.clone();
+            tokio::spawn(async move {
+                while let Some(Ok(event)) = subscription.next().await {
+                    seen.lock().unwrap().push(event);
+                }
+            });
+            let listener = UnixListener::bind(&config.ttrpc_address).unwrap();
+            tokio::spawn(take_in(listener, exchange.clone(), tasks.clone()));
+            tasks.load().await;
+            Daemon { exchange, tasks, events, runtime: None }
+        });
+        let mut daemon = started.await.unwrap();
+        daemon.runtime = Some(runtime);
+        self.daemon = Some(daemon);
     }
 
-    /// The daemon goes without a word. Its tasks of the runtime that were
-    /// under way go on, as they would not in another process; those that
-    /// tests leave under way are none.
-    pub fn stop(&mut self) {
-        let daemon = self.daemon.take().unwrap();
-        for job in &daemon.jobs {
-            job.abort();
-        }
+    /// The daemon goes without a word, as if killed.
+    pub async fn stop(&mut self) {
+        self.end_daemon();
+        DAEMON.set(None);
+        // What follows is polled outside of the runtime that has ended.
+        tokio::task::yield_now().await;
+    }
+
+    fn end_daemon(&mut self) {
+        let mut daemon = self.daemon.take().unwrap();
+        let runtime = daemon.runtime.take().unwrap();
+        let ended = std::thread::spawn(move || runtime.shutdown_timeout(PATIENCE));
+        ended.join().unwrap();
     }
 
     pub fn tasks(&self) -> &Tasks {
@@ -246,6 +280,9 @@ impl World {
 impl Drop for World {
     /// Whatever happened, no process of ours goes on.
     fn drop(&mut self) {
+        if self.daemon.is_some() {
+            self.end_daemon();
+        }
         for pid in processes_in(self.directory.path()) {
             let _ = nix::sys::signal::kill(
                 nix::unistd::Pid::from_raw(pid as i32),
