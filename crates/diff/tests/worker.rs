@@ -244,6 +244,49 @@ fn a_pipe_is_as_good_as_a_file() {
     assert_eq!(fs::metadata(base.join("file")).unwrap().len(), 1 << 20);
 }
 
+/// The fields of `/proc/<pid>/status` once `done` says that they are final.
+fn status_of(pid: u32, done: impl Fn(&str) -> bool) -> String {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        if done(&status) {
+            return status;
+        }
+        assert!(std::time::Instant::now() < deadline, "{status}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_worker_gives_up_what_it_does_not_need() {
+    let f = Fixture::new();
+    let base = f.make("base");
+    let (reader, writer) = std::io::pipe().unwrap();
+    let apply = Apply {
+        input: reader.into(),
+        compressed: true,
+        mounts: bind(&base, "rw"),
+        limits: Limits::default(),
+        sync: false,
+    };
+    let running = apply.spawn(&f.program).unwrap();
+    let pid = running.id();
+    // The filter is the last thing that it puts on.
+    let status = status_of(pid, |status| status.contains("Seccomp:\t2"));
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapPrm:\t")).unwrap();
+    let capabilities = u64::from_str_radix(capabilities, 16).unwrap();
+    // CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SYS_ADMIN, MKNOD, SETFCAP.
+    let needed = [0, 1, 3, 4, 21, 27, 31].iter().fold(0, |set, bit| set | 1 << bit);
+    assert_eq!(capabilities & !needed, 0, "{capabilities:x}");
+    for space in ["net", "mnt", "ipc"] {
+        let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{space}")).unwrap();
+        assert_ne!(of(&pid.to_string()), of("self"), "{space}");
+    }
+    drop(writer);
+    running.wait().unwrap();
+}
+
 #[test]
 fn a_killed_worker_is_an_error_and_gone() {
     let f = Fixture::new();

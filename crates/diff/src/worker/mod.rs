@@ -165,6 +165,11 @@ impl Running<Applied> {
 }
 
 impl<T> Running<T> {
+    /// The worker's process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// A handle for ending the worker.
     pub fn killer(&self) -> Result<Killer, Error> {
         let pidfd = self.pidfd.try_clone();

@@ -88,7 +88,81 @@ pub(super) fn confine(written: &[&Root], read: &[Root], need: Need) -> Result<()
     let kept = sets.permitted & need.capabilities();
     let kept =
         CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-    rustix::thread::set_capabilities(None, kept).map_err(broken("capset"))
+    rustix::thread::set_capabilities(None, kept).map_err(broken("capset"))?;
+    forbid_system_calls()
+}
+
+/// What neither writing nor comparing trees calls for: other processes, other
+/// programs, mounts, namespaces, the network, the kernel's own affairs.
+const FORBIDDEN: &[libc::c_long] = &[
+    libc::SYS_acct,
+    libc::SYS_add_key,
+    libc::SYS_bpf,
+    libc::SYS_chroot,
+    libc::SYS_clock_adjtime,
+    libc::SYS_clock_settime,
+    libc::SYS_connect,
+    libc::SYS_delete_module,
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_fanotify_init,
+    libc::SYS_finit_module,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fsopen,
+    libc::SYS_fspick,
+    libc::SYS_init_module,
+    libc::SYS_io_uring_setup,
+    libc::SYS_kexec_load,
+    libc::SYS_keyctl,
+    libc::SYS_mount,
+    libc::SYS_mount_setattr,
+    libc::SYS_move_mount,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_open_tree,
+    libc::SYS_perf_event_open,
+    libc::SYS_personality,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_pivot_root,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_ptrace,
+    libc::SYS_quotactl,
+    libc::SYS_reboot,
+    libc::SYS_request_key,
+    libc::SYS_setdomainname,
+    libc::SYS_sethostname,
+    libc::SYS_setns,
+    libc::SYS_settimeofday,
+    libc::SYS_socket,
+    libc::SYS_swapoff,
+    libc::SYS_swapon,
+    libc::SYS_syslog,
+    libc::SYS_umount2,
+    libc::SYS_unshare,
+    libc::SYS_userfaultfd,
+    libc::SYS_vhangup,
+];
+
+/// Has them fail with `EPERM`. Where there are no such filters, the rest has
+/// to do.
+fn forbid_system_calls() -> Result<(), Error> {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+    let arch = match std::env::consts::ARCH.try_into() {
+        Ok(arch) => arch,
+        Err(_) => return Ok(()),
+    };
+    // No condition on arguments: the call itself.
+    let rules = FORBIDDEN.iter().map(|&call| (call, Vec::new())).collect();
+    let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch);
+    let program: BpfProgram =
+        filter.and_then(TryInto::try_into).map_err(broken("make a seccomp filter"))?;
+    if let Err(error) = apply_filter(&program) {
+        log::warn!(error:%; "go on without a seccomp filter");
+    }
+    Ok(())
 }
 
 fn restrict_files(written: &[&Root], read: &[Root]) -> Result<(), RulesetError> {
