@@ -44,7 +44,10 @@ impl Tasks {
         let shim = self.shim(namespace, id)?;
         let answer = shim.client(deadline).delete(None).await;
         match answer {
-            Err(Error::Closed) => Ok(self.bury(&shim).await),
+            Err(Error::Closed) => {
+                shim.connection.closed().await;
+                Ok(self.bury(&shim).await)
+            }
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(error.doing("failed to delete task"))
             }

@@ -116,6 +116,7 @@ impl Tasks {
                 self.tell_later(shim.clone(), exit);
             }
             Err(Error::Closed) => {
+                shim.connection.closed().await;
                 let _place = cleanups.acquire().await;
                 self.bury(&shim).await;
                 return;
