@@ -14,6 +14,8 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timestamps, XattrF
 use rustix::io::Errno;
 
 use crate::attributes;
+use crate::data::copy;
+use crate::implied::{imitate, lower_dir};
 use crate::root::{Components, Root, components, join};
 use crate::tar::{Entry, EntryKind, Reader};
 use crate::whiteout::{Whiteout, Whiteouts};
@@ -93,25 +95,7 @@ impl<'a> Extractor<'a> {
         if let EntryKind::Other(flag) = entry.kind {
             return Err(refuse(format!("unhandled tar header type {flag}")));
         }
-        let fd = match entry.kind {
-            EntryKind::File => {
-                let fd = self.create_file(&parent, &base).map_err(failed)?;
-                copy(reader, entry, &fd).map_err(|error| error.named(entry))?;
-                fd
-            }
-            EntryKind::HardLink => {
-                let target = components(&entry.link_name).ok_or_else(|| {
-                    let target = String::from_utf8_lossy(&entry.link_name);
-                    refuse(format!("the link to {target:?} leads out of the layer"))
-                })?;
-                self.hard_link(target, &parent, &base).map_err(failed)?
-            }
-            EntryKind::Directory => self.create_dir(&parent, &base).map_err(failed)?,
-            _ => match self.create_special(&parent, &base, entry).map_err(failed)? {
-                Some(fd) => fd,
-                None => return Ok(()),
-            },
-        };
+        let Some(fd) = self.create(&parent, &base, entry, reader)? else { return Ok(()) };
         attributes::set(&fd, entry).map_err(failed)?;
         if self.whiteouts == Whiteouts::Remove {
             let inode = inode(&parent).map_err(failed)?;
@@ -122,6 +106,37 @@ impl<'a> Extractor<'a> {
             self.directories.push((path, attributes::times(entry)));
         }
         Ok(())
+    }
+
+    /// Makes what the entry is, data included; `None` when it cannot be had
+    /// here and is left out.
+    fn create(
+        &mut self,
+        parent: &OwnedFd,
+        base: &CString,
+        entry: &Entry,
+        reader: &mut Reader<&mut Stream>,
+    ) -> Result<Option<OwnedFd>, Error> {
+        let name = || String::from_utf8_lossy(&entry.name).into_owned();
+        let failed =
+            |(operation, source): Failure| Error::Entry { entry: name(), operation, source };
+        match entry.kind {
+            EntryKind::File => {
+                let fd = self.create_file(parent, base).map_err(failed)?;
+                copy(reader, entry, &fd).map_err(|error| error.named(entry))?;
+                Ok(Some(fd))
+            }
+            EntryKind::HardLink => {
+                let target = components(&entry.link_name).ok_or_else(|| {
+                    let target = String::from_utf8_lossy(&entry.link_name);
+                    let why = format!("the link to {target:?} leads out of the layer");
+                    Error::Refused { entry: name(), why }
+                })?;
+                self.hard_link(target, parent, base).map(Some).map_err(failed)
+            }
+            EntryKind::Directory => self.create_dir(parent, base).map(Some).map_err(failed),
+            _ => self.create_special(parent, base, entry).map_err(failed),
+        }
     }
 
     /// The directory at `path`; what is missing of it is made.
@@ -408,109 +423,4 @@ fn remove_dir(parent: &OwnedFd, name: &CString) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
-}
-
-/// The directory that shows at `path` in the lower layers; `None` when there
-/// is none, or something else hides it.
-fn lower_dir(lower: &[Root], path: &[CString]) -> io::Result<Option<OwnedFd>> {
-    for layer in lower {
-        match layer.open_dir(path) {
-            Ok(dir) => return Ok(Some(dir)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(None),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(None)
-}
-
-/// Gives `made` the owner, mode and attributes of `model`; answers its times.
-fn imitate(model: &OwnedFd, made: &OwnedFd) -> io::Result<Timestamps> {
-    let stat = fs::fstat(model)?;
-    let owner = (fs::Uid::from_raw(stat.st_uid), fs::Gid::from_raw(stat.st_gid));
-    fs::fchown(made, Some(owner.0), Some(owner.1))?;
-    let mut names = vec![0; 1 << 16];
-    let length = match fs::flistxattr(model, &mut names[..]) {
-        Err(Errno::OPNOTSUPP) => 0,
-        result => result?,
-    };
-    for name in names[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
-        // How the lower layer hides its own lower layers is not about us.
-        if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
-            continue;
-        }
-        let mut value = vec![0; 1 << 16];
-        let length = fs::fgetxattr(model, name, &mut value[..])?;
-        match fs::fsetxattr(made, name, &value[..length], XattrFlags::empty()) {
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    fs::fchmod(made, Mode::from_raw_mode(stat.st_mode))?;
-    let time = |seconds, nanos: u64| fs::Timespec {
-        tv_sec: seconds,
-        tv_nsec: i64::try_from(nanos).unwrap_or(0),
-    };
-    Ok(Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    })
-}
-
-/// Why a file's data could not be written: the archive's fault, or the
-/// file system's.
-enum CopyError {
-    Archive(crate::tar::Error),
-    File(Errno),
-}
-
-impl CopyError {
-    fn named(self, entry: &Entry) -> Error {
-        match self {
-            Self::Archive(error) => error.into(),
-            Self::File(errno) => Error::Entry {
-                entry: String::from_utf8_lossy(&entry.name).into_owned(),
-                operation: "write",
-                source: errno.into(),
-            },
-        }
-    }
-}
-
-/// Writes an entry's data, the pieces of a sparse file at their places.
-fn copy(reader: &mut Reader<&mut Stream>, entry: &Entry, file: &OwnedFd) -> Result<(), CopyError> {
-    let Some(extents) = &entry.extents else {
-        return copy_piece(reader, entry.size, |data, _| rustix::io::write(file, data));
-    };
-    fs::ftruncate(file, entry.size).map_err(CopyError::File)?;
-    for extent in extents {
-        copy_piece(reader, extent.length, |data, done| {
-            rustix::io::pwrite(file, data, extent.offset + done)
-        })?;
-    }
-    Ok(())
-}
-
-fn copy_piece(
-    reader: &mut Reader<&mut Stream>,
-    length: u64,
-    write: impl Fn(&[u8], u64) -> rustix::io::Result<usize>,
-) -> Result<(), CopyError> {
-    let mut done = 0;
-    while done < length {
-        let data = reader.data().map_err(CopyError::Archive)?;
-        if data.is_empty() {
-            // The reader has checked that a sparse file's pieces use up its
-            // data, so only a shorter file ends here, and it cannot.
-            return Ok(());
-        }
-        let wanted = usize::try_from(length - done).unwrap_or(usize::MAX).min(data.len());
-        let written = match write(&data[..wanted], done) {
-            Err(Errno::INTR) => 0,
-            result => result.map_err(CopyError::File)?,
-        };
-        reader.consume(written);
-        done += written as u64;
-    }
-    Ok(())
 }

@@ -413,3 +413,24 @@ fn the_source_date_is_the_newest() {
     }
     assert_eq!(times, [("new".to_owned(), 100), ("old".to_owned(), 5)]);
 }
+
+#[test]
+fn a_full_disk_is_told_with_the_entry() {
+    let dirs = Dirs::new();
+    let target = dirs.make("small");
+    let tmpfs = Mount {
+        kind: "tmpfs".into(),
+        source: "tmpfs".into(),
+        target: String::new(),
+        options: vec!["size=256k".into()],
+    };
+    mount(&tmpfs, &target).unwrap();
+    let layer = Archive::new().file("small", "x").file("big", &"x".repeat(1 << 20)).bytes();
+    let result = apply(&layer, &target);
+    unmount_all(&target, true).unwrap();
+    let error = result.unwrap_err();
+    use davit_types::Kind;
+    assert_eq!(error.kind(), davit_types::ErrorKind::ResourceExhausted);
+    let message = error.full_message();
+    assert!(message.starts_with("entry \"big\": write: No space left on device"), "{message}");
+}
