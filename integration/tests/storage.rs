@@ -49,6 +49,7 @@ impl Transcript {
             Err(error) => format!("{:?}: {}", error.code(), error.message()),
         };
         let text = text.replace(&self.directory, "DIR");
+        let text = text.replace(&without_numbers(&self.directory), "DIR");
         self.lines.push(format!("{step}: {text}"));
     }
 }

@@ -129,7 +129,9 @@ impl Service for Content {
         let reference = request.into_inner().r#ref;
         let content = Arc::clone(&self.content);
         let found = blocking(move || {
-            content.status(&namespace, &reference).map_err(|source| InStatus { reference, source })
+            content
+                .status(&namespace, &reference)
+                .map_err(|source| InStatus { reference, source: Box::new(source) })
         })
         .await?;
         Ok(Response::new(wire::StatusResponse { status: Some(status_to_wire(found)) }))
@@ -262,7 +264,7 @@ async fn send(
 struct InStatus {
     reference: String,
     #[source]
-    source: Error,
+    source: Box<Error>,
 }
 
 impl davit_types::Kind for InStatus {
