@@ -1,5 +1,7 @@
 //! Shim binaries that do not do what they should.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::fs::{self, Permissions};

@@ -1,5 +1,7 @@
 //! The life of tasks, with real shims and real runc.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::path::Path;

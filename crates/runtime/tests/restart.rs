@@ -1,6 +1,8 @@
 //! The daemon goes and comes back; shims die; nothing is lost, told twice or
 //! left over.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use std::fs;
@@ -159,6 +161,9 @@ async fn waiting_and_deleting_survive_the_shims_death(shim: &Path) {
         tokio::spawn(async move { tasks.wait(&ns, &c1, None, patient()).await })
     };
     signal(shim, Signal::SIGSTOP);
+    let status = format!("/proc/{shim}/status");
+    let is_stopped = || fs::read_to_string(&status).unwrap().contains("State:\tT");
+    eventually("the shim's stop", is_stopped).await;
     let deleting = {
         let (tasks, ns, c1) = (tasks.clone(), ns.clone(), c1.clone());
         tokio::spawn(async move { tasks.delete(&ns, &c1, patient()).await })
