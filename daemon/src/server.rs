@@ -18,6 +18,8 @@ use tonic::transport::Server;
 use crate::app::App;
 use crate::error::Error;
 use crate::gc::Schedule;
+use crate::restart::Monitor;
+use crate::restart::Monitor;
 use crate::services::events_ttrpc::{self, EventIntake};
 use crate::services::{
     containers, content, events, health, images, introspection, leases, mounts, namespaces,
@@ -104,6 +106,8 @@ pub async fn run(
         });
     let mut serving = std::pin::pin!(serving);
     let collecting = tokio::spawn(schedule(app).run());
+    let monitored = app.config.enabled("io.containerd.monitor.container.v1.restart");
+    let restarting = monitored.then(|| tokio::spawn(monitor(app).run()));
     notify::supervisor("READY=1");
     log::info!(address:% = address.display(); "serving");
     let failed = |error| Error::io("serve at", address.clone())(std::io::Error::other(error));
@@ -117,6 +121,9 @@ pub async fn run(
     let drained = tokio::time::timeout(DRAIN_LIMIT, serving).await;
     intake.abort();
     collecting.abort();
+    if let Some(restarting) = restarting {
+        restarting.abort();
+    }
     drop(sockets);
     drained.unwrap_or(Ok(())).map_err(failed)
 }
@@ -144,6 +151,18 @@ fn schedule(app: &App) -> Schedule {
         index: Arc::clone(&app.index),
         events: Arc::clone(&app.events),
         mounts: Arc::clone(&app.mounts),
+    }
+}
+
+fn monitor(app: &App) -> Monitor {
+    Monitor {
+        interval: app.config.plugins.restart.interval,
+        index: Arc::clone(&app.index),
+        content: Arc::clone(&app.content),
+        snapshotters: app.snapshotters.clone(),
+        tasks: app.tasks.clone(),
+        events: Arc::clone(&app.events),
+        busy: Arc::default(),
     }
 }
 
