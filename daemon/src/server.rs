@@ -19,7 +19,6 @@ use crate::app::App;
 use crate::error::Error;
 use crate::gc::Schedule;
 use crate::restart::Monitor;
-use crate::restart::Monitor;
 use crate::services::events_ttrpc::{self, EventIntake};
 use crate::services::{
     containers, content, events, health, images, introspection, leases, mounts, namespaces,

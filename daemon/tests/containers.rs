@@ -96,3 +96,45 @@ fn a_container_outlives_the_daemon_and_its_exit_is_kept() {
     daemon.ctr(&["container", "rm", &stays, &ends]);
     assert_eq!(snapshot_count(&daemon), 1);
 }
+
+#[test]
+fn containers_are_kept_in_the_state_that_their_labels_ask_for() {
+    let home = Home::new();
+    let config = home.path("config.toml");
+    let text = "version = 3\n[plugins.'io.containerd.monitor.container.v1.restart']\n\
+                interval = \"50ms\"\n";
+    std::fs::write(&config, text).unwrap();
+    let daemon = home.start_with(home.command().arg("-c").arg(&config));
+    import(&daemon);
+    let (always, limited) = (id("always"), id("limited"));
+    let status = "containerd.io/restart.status=running";
+    let log = home.path("out");
+    let uri = format!("containerd.io/restart.loguri=file://{}", log.display());
+    let run = |id: &str, labels: &[&str], program: &[&str]| {
+        let labels = labels.iter().flat_map(|label| ["--label", label]);
+        let arguments: Vec<&str> = ["run", "-d"].into_iter().chain(labels).collect();
+        daemon.ctr(&[&arguments[..], &[image::NAME, id], program].concat());
+    };
+    run(&always, &[status, &uri], &["sh", "-c", "echo up; sleep 1000"]);
+    let policy = "containerd.io/restart.policy=on-failure:2";
+    run(&limited, &[status, policy], &["sh", "-c", "exit 1"]);
+    let count = |id: &str| {
+        let info = daemon.ctr(&["container", "info", id]);
+        let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+        let count = info["Labels"]["containerd.io/restart.count"].as_str().unwrap_or("0");
+        count.parse::<u32>().unwrap()
+    };
+    wait_for("the failing one is started twice", || (count(&limited) == 2).then_some(()));
+    for round in 1..=2 {
+        daemon.ctr(&["task", "kill", "-s", "SIGKILL", &always]);
+        wait_for("the killed one is started again", || (count(&always) == round).then_some(()));
+        wait_for("it writes to where its label says", || {
+            let lines = std::fs::read_to_string(&log).unwrap_or_default().lines().count();
+            (lines as u32 >= round).then_some(())
+        });
+    }
+    daemon.ctr(&["container", "label", &always, "containerd.io/restart.status=stopped"]);
+    let gone = || !daemon.ctr(&["task", "ls", "-q"]).contains(&always);
+    wait_for("it is stopped", || gone().then_some(()));
+    assert_eq!(count(&limited), 2);
+}
