@@ -18,7 +18,8 @@ for runtime in runc crun; do
     echo "$runtime output: $(ctr run --rm --runc-binary $runtime IMAGE out-$runtime echo hello)"
     ctr run -d --runc-binary $runtime --memory-limit 33554432 IMAGE $name sleep 1000 || fail run
     ctr task metrics $name >/root/metrics || fail metrics
-    echo "$runtime metrics: $(grep -c '^memory.usage_limit  *33554432' /root/metrics) $(grep -c '^pids.current  *1$' /root/metrics)"
+    value() { awk -v name=$1 '$1 == name { print $2 }' /root/metrics; }
+    echo "$runtime metrics: $(value memory.usage_limit) $(value pids.current)"
     ctr task pause $name
     echo "$runtime frozen: $(grep -h frozen /sys/fs/cgroup/vm/$name/cgroup.events)"
     ctr task resume $name
@@ -48,7 +49,7 @@ fn runc_and_crun_on_cgroup_v2() {
     for runtime in ["runc", "crun"] {
         let says = |line: String| assert!(text.contains(&line), "no {line:?} in\n{text}");
         says(format!("{runtime} output: hello\n"));
-        says(format!("{runtime} metrics: 1 1\n"));
+        says(format!("{runtime} metrics: 33554432 1\n"));
         says(format!("{runtime} frozen: frozen 1\n"));
         says(format!("{runtime} exec: 0::/"));
         let oom = format!("{runtime} oom: ");
