@@ -132,3 +132,125 @@ impl Adaptor for Fields<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MAX_QUEUED_BYTES, MAX_QUEUED_EVENTS};
+
+    fn exchange() -> Exchange {
+        Exchange::new(|event, path| match path {
+            ["name"] => String::from_utf8(event.value.clone()).ok(),
+            _ => None,
+        })
+    }
+
+    fn namespace() -> Namespace {
+        Namespace::new("n").unwrap()
+    }
+
+    fn event(value: &[u8]) -> Any {
+        Any { type_url: "t".into(), value: value.to_vec() }
+    }
+
+    #[tokio::test]
+    async fn everybody_sees_everything_in_one_order() {
+        let exchange = Arc::new(exchange());
+        let mut one = exchange.subscribe(&[]).unwrap();
+        let mut two = exchange.subscribe(&[]).unwrap();
+        let threads: Vec<_> = (0..4)
+            .map(|thread: u8| {
+                let exchange = exchange.clone();
+                std::thread::spawn(move || {
+                    for number in 0..100 {
+                        exchange.publish(&namespace(), "/a", event(&[thread, number])).unwrap();
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        let mut last = [None; 4];
+        for _ in 0..400 {
+            let seen = one.next().await.unwrap().unwrap();
+            assert_eq!(two.next().await.unwrap().unwrap(), seen);
+            let [thread, number] = seen.event.value[..] else { panic!("not ours") };
+            assert!(last[usize::from(thread)] < Some(number), "out of order");
+            last[usize::from(thread)] = Some(number);
+        }
+    }
+
+    #[tokio::test]
+    async fn filters_see_the_envelope_and_the_payload() {
+        let exchange = exchange();
+        let filters =
+            ["namespace==n,topic==\"/a\",event.name==x".to_owned(), "topic~=^/b".to_owned()];
+        let mut found = exchange.subscribe(&filters).unwrap();
+        for (topic, value) in [("/a", "y"), ("/c", "x"), ("/a", "x"), ("/b", "z")] {
+            exchange.publish(&namespace(), topic, event(value.as_bytes())).unwrap();
+        }
+        let mut topics = Vec::new();
+        for _ in 0..2 {
+            topics.push(found.next().await.unwrap().unwrap().topic.clone());
+        }
+        assert_eq!(topics, ["/a", "/b"]);
+    }
+
+    #[tokio::test]
+    async fn a_slow_subscriber_gets_all_up_to_an_error() {
+        let exchange = exchange();
+        let mut slow = exchange.subscribe(&[]).unwrap();
+        let mut other = exchange.subscribe(&[]).unwrap();
+        for _ in 0..MAX_QUEUED_EVENTS + 5 {
+            exchange.publish(&namespace(), "/a", event(b"x")).unwrap();
+            other.next().await.unwrap().unwrap();
+        }
+        for _ in 0..MAX_QUEUED_EVENTS {
+            slow.next().await.unwrap().unwrap();
+        }
+        let error = slow.next().await.unwrap().unwrap_err();
+        let (events, bytes) = (MAX_QUEUED_EVENTS, MAX_QUEUED_EVENTS);
+        assert_eq!(error, Error::SlowSubscriber { events, bytes });
+        assert_eq!(slow.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn bytes_count_too_and_only_while_they_wait() {
+        let exchange = exchange();
+        let mut slow = exchange.subscribe(&[]).unwrap();
+        let half = event(&vec![0; MAX_QUEUED_BYTES / 2]);
+        for _ in 0..5 {
+            exchange.publish(&namespace(), "/a", half.clone()).unwrap();
+            slow.next().await.unwrap().unwrap();
+        }
+        for _ in 0..3 {
+            exchange.publish(&namespace(), "/a", half.clone()).unwrap();
+        }
+        slow.next().await.unwrap().unwrap();
+        slow.next().await.unwrap().unwrap();
+        let error = slow.next().await.unwrap().unwrap_err();
+        assert_eq!(error, Error::SlowSubscriber { events: 2, bytes: MAX_QUEUED_BYTES });
+    }
+
+    #[tokio::test]
+    async fn who_has_gone_is_forgotten() {
+        let exchange = exchange();
+        let one = exchange.subscribe(&[]).unwrap();
+        let two = exchange.subscribe(&[]).unwrap();
+        drop(one);
+        assert_eq!(exchange.subscribers.lock().len(), 1);
+        drop(exchange);
+        let mut two = two;
+        assert_eq!(two.next().await, None);
+    }
+
+    #[test]
+    fn what_is_malformed_is_refused() {
+        let exchange = exchange();
+        let error = exchange.publish(&namespace(), "a", event(b"")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "envelope topic \"a\": must start with '/': invalid argument"
+        );
+        assert!(matches!(exchange.subscribe(&["==".to_owned()]), Err(Error::Filter(_))));
+    }
+}
