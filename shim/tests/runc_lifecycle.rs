@@ -16,6 +16,7 @@ with_each_runtime! {
     states_forbid_what_they_forbid, pause_and_resume, a_created_container_is_deleted,
     the_rest_dies_with_an_init_that_shares_pids, bad_input_is_refused_and_leaves_nothing,
     many_execs_at_once, create_is_answered_again, failing_execs_leave_nothing,
+    repeated_calls_get_one_answer,
 }
 
 /// `Create, Start, State, Pids, Kill, Wait, Delete, Connect, Shutdown`.
@@ -426,6 +427,42 @@ fn create_is_answered_again(runtime: &str) {
     daemon.expect_topics(&["create", "start", "exit", "delete"]);
 }
 
+/// Calls that are repeated while the first is under way get its answer.
+fn repeated_calls_get_one_answer(runtime: &str) {
+    let daemon = Daemon::new();
+    let bundle = daemon.bundle(&["sleep", "1000"]);
+    let mut shim = daemon.start(&bundle);
+    let pid = shim.create(&bundle.create(runtime)).unwrap();
+    let id = bundle.id.as_str();
+    let started: Vec<Result<u32, String>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3).map(|_| scope.spawn(|| shim.start(id, ""))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for result in &started {
+        match result {
+            Ok(answer) => assert_eq!(*answer, pid),
+            // Came when it was over.
+            Err(refusal) => assert_eq!(refusal, "Unknown: cannot start a running process"),
+        }
+    }
+    assert!(started.iter().any(Result::is_ok));
+    shim.kill(id, "", 9, false).unwrap();
+    shim.wait(id, "").unwrap();
+    let deleted: Vec<Result<u32, String>> = std::thread::scope(|scope| {
+        let delete = || shim.delete(id, "").map(|response| response.exit_status);
+        let threads: Vec<_> = (0..3).map(|_| scope.spawn(delete)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for result in &deleted {
+        match result {
+            Ok(status) => assert_eq!(*status, 137),
+            Err(refusal) => assert_eq!(refusal, "NotFound: container not created: not found"),
+        }
+    }
+    assert!(deleted.iter().any(Result::is_ok));
+    daemon.expect_topics(&["create", "start", "exit", "delete"]);
+}
+
 fn failing_execs_leave_nothing(runtime: &str) {
     let daemon = Daemon::new();
     let bundle = daemon.bundle(&["sleep", "1000"]);
@@ -437,8 +474,9 @@ fn failing_execs_leave_nothing(runtime: &str) {
     let refusal = shim.start(id, "e").unwrap_err();
     assert!(refusal.starts_with("Unknown: OCI runtime exec failed: "), "{refusal}");
     assert!(refusal.contains("/no/such/program"), "{refusal}");
-    // Whoever waits is not left waiting.
+    // Whoever waits is not left waiting, and it can be tried again.
     shim.wait(id, "e").unwrap();
+    assert!(shim.start(id, "e").unwrap_err().contains("/no/such/program"));
     shim.delete(id, "e").unwrap();
     let missing = unique("/no/such/fifo");
     let mut request = exec(id, "f", &["true"]);

@@ -18,7 +18,7 @@ use crate::console::Console;
 use crate::fixed::Fixed;
 use crate::options::Options;
 use crate::stdio::{self, Io, Request};
-use crate::{runtime, spec, words};
+use crate::{blocking, runtime, spec, words};
 
 /// Holds the pid of the init.
 pub const PID_FILE: &str = "init.pid";
@@ -87,12 +87,15 @@ pub async fn create(
 
     let mounts = request.rootfs.iter().map(mount).collect::<Vec<_>>();
     let rootfs = fixed.bundle.join("rootfs");
-    if !mounts.is_empty() {
-        mount_rootfs(&mounts, &rootfs)?;
+    let mounted = !mounts.is_empty();
+    if mounted {
+        let (mounts, rootfs) = (mounts, rootfs.clone());
+        let run = blocking::run(move || mount_rootfs(&mounts, &rootfs)).await;
+        run.map_err(|e| failed("mount", &fixed.bundle, &e))??;
     }
     let made = make(&request, fixed).await;
-    if made.is_err() && !mounts.is_empty() {
-        unmount_rootfs(&rootfs);
+    if made.is_err() && mounted {
+        unmount(rootfs).await;
     }
     made
 }
@@ -132,6 +135,14 @@ pub fn unmount_rootfs(rootfs: &Path) {
         .or_else(|_| davit_sys::mount::unmount_recursive(rootfs, true));
     if let Err(error) = unmounted {
         log::warn!(rootfs:% = rootfs.display(), error:% = error.full_message(); "cannot unmount");
+    }
+}
+
+/// The same on a thread of its own.
+pub async fn unmount(rootfs: PathBuf) {
+    let shown = rootfs.display().to_string();
+    if let Err(error) = blocking::run(move || unmount_rootfs(&rootfs)).await {
+        log::warn!(rootfs:% = shown, error:%; "cannot unmount");
     }
 }
 

@@ -6,6 +6,7 @@
 //! events; what takes time ([`create`], [`start`], the runtime's commands)
 //! runs beside it, owns nothing of it and ends as another event.
 
+mod blocking;
 mod checkpoint;
 mod cleanup;
 mod console;

@@ -88,6 +88,25 @@ impl Process {
         }
     }
 
+    /// Takes the waiting calls that ask for what has just been done: callers
+    /// who timed out and have asked again. They get the same answer.
+    pub fn take_repeated_starts(&mut self) -> Vec<Reply<task::StartResponse>> {
+        let is_start = |call: &mut Call| matches!(call, Call::Start(..));
+        let starts = self.waiting.extract_if(.., is_start);
+        starts
+            .filter_map(|call| if let Call::Start(_, reply) = call { Some(reply) } else { None })
+            .collect()
+    }
+
+    /// The same for Delete.
+    pub fn take_repeated_deletes(&mut self) -> Vec<Reply<task::DeleteResponse>> {
+        let is_delete = |call: &mut Call| matches!(call, Call::Delete(..));
+        let deletes = self.waiting.extract_if(.., is_delete);
+        deletes
+            .filter_map(|call| if let Call::Delete(_, reply) = call { Some(reply) } else { None })
+            .collect()
+    }
+
     fn wait_response(&self) -> task::WaitResponse {
         let (exit_status, exited_at) = self.published_exit();
         task::WaitResponse { exit_status, exited_at, ..Default::default() }

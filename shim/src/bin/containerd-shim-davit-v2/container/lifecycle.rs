@@ -46,7 +46,10 @@ impl Container {
             // The group handles it: there was no container.
             Outcome::Created(_) => {}
         }
-        self.end_flight(key);
+        // A Delete that waits for the init's exit is still under way.
+        if !key.is_init() || self.deleting.is_none() {
+            self.end_flight(key);
+        }
         self.try_publish_init_exit();
     }
 
@@ -56,13 +59,12 @@ impl Container {
         result: Result<Started, Failure>,
         reply: Reply<task::StartResponse>,
     ) {
-        let id = self.fixed.id.clone();
         let Some(process) = self.process(key) else { return };
-        let started = match result {
+        let Started { born, cgroup } = match result {
             Ok(started) => started,
             Err(failure) => {
-                if !key.is_init() {
-                    process.failed = true;
+                process.failed = !key.is_init();
+                if process.failed {
                     process.wake_waiters();
                 }
                 let _ = reply.send(Err(failure));
@@ -70,33 +72,39 @@ impl Container {
             }
         };
         process.state = State::Running;
-        let exit = started.born.map(|born| {
+        let exit = born.map(|born| {
             process.pid = born.pid;
-            if let Some(io) = born.io {
-                process.io = io;
-            }
+            process.io = born.io.unwrap_or(std::mem::take(&mut process.io));
             born.exit
         });
         let pid = process.pid;
+        let replies = process.take_repeated_starts();
+        if cgroup.is_some() {
+            self.cgroup = cgroup;
+            self.watch_oom();
+        }
+        self.publish_start(key, pid);
+        if let Some(exit) = exit {
+            self.shared.await_exit(key.clone(), exit);
+        }
+        for reply in std::iter::once(reply).chain(replies) {
+            let _ = reply.send(Ok(task::StartResponse { pid, ..Default::default() }));
+        }
+    }
+
+    fn publish_start(&self, key: &Key, pid: u32) {
+        let container_id = self.fixed.id.clone();
         if key.is_init() {
-            if started.cgroup.is_some() {
-                self.cgroup = started.cgroup;
-                self.watch_oom();
-            }
-            self.publish(&events::TaskStart { container_id: id, pid, ..Default::default() });
+            self.publish(&events::TaskStart { container_id, pid, ..Default::default() });
         } else {
             let exec_id = key.exec.clone();
             self.publish(&events::TaskExecStarted {
-                container_id: id,
+                container_id,
                 exec_id,
                 pid,
                 ..Default::default()
             });
         }
-        if let Some(exit) = exit {
-            self.shared.await_exit(key.clone(), exit);
-        }
-        let _ = reply.send(Ok(task::StartResponse { pid, ..Default::default() }));
     }
 
     fn paused(&mut self, key: &Key, result: Result<(), Failure>, reply: Reply<()>) {
@@ -128,8 +136,8 @@ impl Container {
             let _ = reply.send(Err(failure));
         } else if !key.is_init() {
             exits::forget(&self.fixed.bundle, &key.exec);
-            if let Some(exec) = self.execs.remove(&key.exec) {
-                let _ = reply.send(Ok(exec.process.delete_response()));
+            if let Some(mut exec) = self.execs.remove(&key.exec) {
+                answer_delete(&mut exec.process, reply);
                 self.ready.extend(exec.process.waiting);
             }
         } else if self.init.pid != 0 && self.init.state != State::Stopped {
@@ -159,7 +167,8 @@ impl Container {
             exited_at,
             ..Default::default()
         });
-        let _ = reply.send(Ok(self.init.delete_response()));
+        answer_delete(&mut self.init, reply);
+        self.ready.append(&mut self.init.waiting);
         self.gone = true;
     }
 
@@ -267,6 +276,14 @@ impl Container {
         if let Some(reply) = self.deleting.take() {
             self.forget(reply);
         }
+    }
+}
+
+/// Answers a Delete, and those that repeat it.
+fn answer_delete(process: &mut Process, reply: Reply<task::DeleteResponse>) {
+    let replies = process.take_repeated_deletes();
+    for reply in std::iter::once(reply).chain(replies) {
+        let _ = reply.send(Ok(process.delete_response()));
     }
 }
 

@@ -9,13 +9,12 @@ use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
 
 use super::{Container, Exec};
-use crate::create::unmount_rootfs;
 use crate::event::{Call, Event, Key, Outcome, Reply};
 use crate::oom::OomMonitor;
 use crate::process::Process;
 use crate::state::{self, Operation, State};
 use crate::stdio::{Io, Request};
-use crate::{checkpoint, spec, start, stats};
+use crate::{checkpoint, create, spec, start, stats};
 
 const SIGKILL: u32 = nix::libc::SIGKILL.cast_unsigned();
 
@@ -90,7 +89,8 @@ impl Container {
             let _ = reply.send(Err(Failure::precondition(text)));
             return;
         }
-        let Some(exec) = self.execs.get(&key.exec) else { return };
+        let Some(exec) = self.execs.get_mut(&key.exec) else { return };
+        exec.process.failed = false;
         let exec = start::Exec {
             fixed: self.fixed.clone(),
             id: key.exec.clone(),
@@ -114,7 +114,7 @@ impl Container {
             }
             let deleted = fixed.delete().await;
             if mounted {
-                unmount_rootfs(&fixed.bundle.join("rootfs"));
+                create::unmount(fixed.bundle.join("rootfs")).await;
             }
             Outcome::Deleted(deleted, reply)
         });
