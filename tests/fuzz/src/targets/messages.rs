@@ -34,6 +34,17 @@ fn read<L: protobuf::Message>(data: &[u8]) {
     }
 }
 
+/// rust-protobuf 3.7.2 writes lists of negative enum numbers with a length that
+/// is too short. This is the only list of an enum that we have, it has no such
+/// value, and we never set it.
+fn bootstrap_result(data: &[u8]) {
+    type Prost = grpc::containerd::runtime::bootstrap::v1::BootstrapResult;
+    let negative = |result: Prost| result.capabilities.iter().any(|number| *number < 0);
+    if !<Prost as prost::Message>::decode(data).is_ok_and(negative) {
+        agree::<Prost, ttrpc::bootstrap::BootstrapResult>(data);
+    }
+}
+
 type Reader = fn(&[u8]);
 
 /// The types, chosen by the first byte modulo their number.
@@ -48,10 +59,7 @@ const READERS: &[Reader] = &[
         grpc::containerd::runtime::bootstrap::v1::BootstrapParams,
         ttrpc::bootstrap::BootstrapParams,
     >,
-    agree::<
-        grpc::containerd::runtime::bootstrap::v1::BootstrapResult,
-        ttrpc::bootstrap::BootstrapResult,
-    >,
+    bootstrap_result,
     agree::<grpc::io::containerd::cgroups::v1::Metrics, ttrpc::metrics::v1::Metrics>,
     agree::<grpc::io::containerd::cgroups::v2::Metrics, ttrpc::metrics::v2::Metrics>,
     agree::<grpc::containerd::types::Envelope, ttrpc::types::Envelope>,
