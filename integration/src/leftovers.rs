@@ -69,9 +69,11 @@ pub fn cgroups_with(needle: &str) -> BTreeSet<PathBuf> {
     found
 }
 
-/// How many descriptors a process has open.
-pub fn open_descriptors(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).map(|entries| entries.count()).unwrap_or(0)
+/// What a process has open, by what each descriptor refers to.
+pub fn open_files(pid: u32) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    let links = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    links.map(|link| link.to_string_lossy().into_owned()).collect()
 }
 
 /// Names in a directory, empty where there is none.
