@@ -37,7 +37,7 @@ demo: release ## run a real container through a private davitd, with no network
 	integration/demo.sh $(RELEASE)
 
 .PHONY: test-setup
-test-setup: build-packages ## install what the tests need: Debian packages, newer peers, a kernel
+test-setup: check-packages ## install what the tests need: Debian packages, newer peers, a kernel
 	integration/setup.sh $(FORKY) $(KERNEL)
 
 .PHONY: test
@@ -48,8 +48,16 @@ test: test-setup release ## run every test, hermetic and black box
 integration: test-setup release ## run the black-box tests alone
 	integration/run-tests.sh -p davit-integration
 
+# A peer that the protocols are checked against calls protoc when it is built.
+CHECK_PACKAGES := protobuf-compiler
+
+.PHONY: check-packages
+check-packages: build-packages
+	@dpkg-query -W $(CHECK_PACKAGES) >/dev/null 2>&1 || \
+		{ apt-get -q update && apt-get install -q -y --no-install-recommends $(CHECK_PACKAGES); }
+
 .PHONY: check
-check: build-packages ## formatting, lints, dependencies, layout
+check: check-packages ## formatting, lints, dependencies, layout
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) test --locked -q -p davit-tests --test layout --test dependencies
