@@ -110,14 +110,14 @@ fn containers_are_kept_in_the_state_that_their_labels_ask_for() {
     let status = "containerd.io/restart.status=running";
     let log = home.path("out");
     let uri = format!("containerd.io/restart.loguri=file://{}", log.display());
-    let run = |id: &str, labels: &[&str], program: &[&str]| {
-        let labels = labels.iter().flat_map(|label| ["--label", label]);
-        let arguments: Vec<&str> = ["run", "-d"].into_iter().chain(labels).collect();
-        daemon.ctr(&[&arguments[..], &[image::NAME, id], program].concat());
+    // Labelled when it runs, or the monitor would be faster than the client.
+    let run = |id: &str, labels: &[&str], script: &str| {
+        daemon.ctr(&["run", "-d", image::NAME, id, "sh", "-c", script]);
+        daemon.ctr(&[&["container", "label", id], labels].concat());
     };
-    run(&always, &[status, &uri], &["sh", "-c", "echo up; sleep 1000"]);
+    run(&always, &[status, &uri], "echo up; sleep 1000");
     let policy = "containerd.io/restart.policy=on-failure:2";
-    run(&limited, &[status, policy], &["sh", "-c", "exit 1"]);
+    run(&limited, &[status, policy], "exit 1");
     let count = |id: &str| {
         let info = daemon.ctr(&["container", "info", id]);
         let info: serde_json::Value = serde_json::from_str(&info).unwrap();
