@@ -37,7 +37,6 @@ fn timeout(text: &str) -> Option<Duration> {
 
 /// The exec that a call names; none for the init. A name that no exec can
 /// have does not exist.
-#[expect(clippy::result_large_err, reason = "tonic's error, as handlers return it")]
 pub(super) fn exec_id(name: &str) -> Result<Option<ExecId>, Status> {
     if name.is_empty() {
         return Ok(None);
@@ -113,7 +112,6 @@ impl TaskOptions {
 
 /// Where the caller wants a checkpoint, when it does not want it in the
 /// content store.
-#[expect(clippy::result_large_err, reason = "tonic's error, as handlers return it")]
 pub(super) fn checkpoint_path(
     options: Option<&prost_types::Any>,
 ) -> Result<Option<String>, Status> {
