@@ -13,8 +13,8 @@ pub(crate) const CHUNK: usize = 1 << 20;
 /// The most that [`read`] takes into memory: manifests and configurations.
 const READ_LIMIT: i64 = 8 << 20;
 
-/// Reads a small blob, or the first [`READ_LIMIT`] bytes are refused.
-pub(crate) async fn read(client: &Client, digest: &Digest) -> Result<Vec<u8>, Error> {
+/// Reads a small blob and its labels; one over [`READ_LIMIT`] is refused.
+pub(crate) async fn read(client: &Client, digest: &Digest) -> Result<(Vec<u8>, Labels), Error> {
     let info = api::InfoRequest { digest: digest.to_string() };
     let info = client.content().info(info).await?.into_inner().info.unwrap_or_default();
     if info.size > READ_LIMIT {
@@ -29,7 +29,7 @@ pub(crate) async fn read(client: &Client, digest: &Digest) -> Result<Vec<u8>, Er
     while let Some(part) = stream.next().await {
         bytes.extend_from_slice(&part?.data);
     }
-    Ok(bytes)
+    Ok((bytes, info.labels))
 }
 
 /// A piece of a blob on its way to the daemon.

@@ -33,6 +33,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The caller wanted no more of it; what had been made is given up.
+    #[error("stopped")]
+    Stopped,
 }
 
 impl Error {
@@ -43,10 +46,12 @@ impl Error {
 
 impl From<tonic::Status> for Error {
     fn from(status: tonic::Status) -> Self {
-        Self::Daemon {
-            kind: codes::kind(status.code() as i32),
-            message: status.message().to_owned(),
-        }
+        use std::error::Error as _;
+        // A status with a source was made on this side: the connection broke,
+        // or could not be made. What a daemon answers has none.
+        let local = status.source().is_some() && status.code() != tonic::Code::OutOfRange;
+        let kind = if local { ErrorKind::Unavailable } else { codes::kind(status.code() as i32) };
+        Self::Daemon { kind, message: status.message().to_owned() }
     }
 }
 
@@ -56,6 +61,7 @@ impl Kind for Error {
             Self::Connect { .. } => ErrorKind::Unavailable,
             Self::Daemon { kind, .. } => *kind,
             Self::Invalid { .. } => ErrorKind::InvalidArgument,
+            Self::Stopped => ErrorKind::Canceled,
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct Image {
     pub config_digest: Digest,
     /// What it is made to run, its environment, its user.
     pub config: ImageConfiguration,
+    /// The labels of the configuration's blob.
+    config_labels: Labels,
     /// Its layers, lowest first.
     pub layers: Vec<Descriptor>,
 }
@@ -46,12 +48,12 @@ impl Image {
         let target: Digest = target.digest.parse().map_err(|e| Error::invalid(name, e))?;
         let manifest = manifest(client, name, &target).await?;
         let config_digest = digest(name, &manifest["config"])?;
-        let bytes = content::read(client, &config_digest).await?;
+        let (bytes, config_labels) = content::read(client, &config_digest).await?;
         let config = serde_json::from_slice(&bytes)
             .map_err(|error| Error::invalid(config_digest.as_str(), error))?;
         let layers = manifest["layers"].as_array().into_iter().flatten();
         let layers = layers.map(|layer| descriptor(name, layer)).collect::<Result<_, _>>()?;
-        Ok(Self { name: name.to_owned(), target, config_digest, config, layers })
+        Ok(Self { name: name.to_owned(), target, config_digest, config, config_labels, layers })
     }
 
     /// The key of the snapshot that holds the whole image, the last chain ID;
@@ -84,24 +86,32 @@ impl Image {
         Ok(chain)
     }
 
-    /// Unpacks the layers that `snapshotter` has not got yet.
+    /// Unpacks the layers that `snapshotter` has not got yet. When `stop` is
+    /// done first, gives up what has been unpacked so far.
     ///
     /// # Errors
     /// [`Error::Invalid`] when a layer is not what the configuration says;
-    /// otherwise what the daemon answers. Nothing half-done is left.
-    pub async fn unpack(&self, client: &Client, snapshotter: &str) -> Result<(), Error> {
+    /// [`Error::Stopped`]; otherwise what the daemon answers. Nothing half-done
+    /// is left.
+    pub async fn unpack(
+        &self,
+        client: &Client,
+        snapshotter: &str,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), Error> {
         let chain = self.chain()?;
         let Some(last) = chain.last() else { return Ok(()) };
-        if !exists(client, snapshotter, last).await? {
-            let lease = Lease::take(client, LEASE).await?;
-            let result = self.unpack_all(lease.client(), snapshotter, &chain).await;
-            let ended = lease.end().await;
-            result?;
-            ended?;
+        let there = exists(client, snapshotter, last).await?;
+        if there && self.config_labels.get(&reference(snapshotter)) == Some(last) {
+            return Ok(());
         }
-        let key = format!("containerd.io/gc.ref.snapshot.{snapshotter}");
-        let labels = Labels::from([(key, last.clone())]);
-        content::set_labels(client, self.config_digest.to_string(), &labels).await
+        let lease = Lease::take(client, LEASE).await?;
+        let result = tokio::select! {
+            result = self.unpack_all(lease.client(), snapshotter, &chain) => result,
+            () = stop => Err(Error::Stopped),
+        };
+        let ended = lease.end().await;
+        result.and(ended)
     }
 
     async fn unpack_all(
@@ -118,8 +128,7 @@ impl Image {
             parent.clone_from(name);
         }
         // What the lease holds from here on, the label on the configuration does.
-        let key = format!("containerd.io/gc.ref.snapshot.{snapshotter}");
-        let labels = Labels::from([(key, parent)]);
+        let labels = Labels::from([(reference(snapshotter), parent)]);
         content::set_labels(client, self.config_digest.to_string(), &labels).await
     }
 
@@ -186,6 +195,12 @@ impl Image {
     }
 }
 
+/// containerd's label, on a configuration, for the snapshot that holds the
+/// whole image.
+fn reference(snapshotter: &str) -> String {
+    format!("containerd.io/gc.ref.snapshot.{snapshotter}")
+}
+
 async fn exists(client: &Client, snapshotter: &str, key: &str) -> Result<bool, Error> {
     let request =
         snapshots::StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
@@ -210,7 +225,7 @@ fn architecture() -> &'static str {
 async fn manifest(client: &Client, name: &str, target: &Digest) -> Result<Value, Error> {
     let mut digest_at = target.clone();
     for _ in 0..DEPTH {
-        let bytes = content::read(client, &digest_at).await?;
+        let (bytes, _) = content::read(client, &digest_at).await?;
         let document: Value =
             serde_json::from_slice(&bytes).map_err(|e| Error::invalid(digest_at.as_str(), e))?;
         let Some(entries) = document["manifests"].as_array() else { return Ok(document) };

@@ -56,27 +56,31 @@ struct Met {
 /// Imports every image of an archive. `name` names the image of an archive
 /// that does not name its own.
 ///
-/// `archive` is read on a thread for blocking work; the future must run on a
-/// tokio runtime.
+/// `archive` is read on a thread for blocking work, which may outlive the call
+/// when `stop` is done first; the future must run on a tokio runtime.
 ///
 /// # Errors
 /// [`Error::Invalid`] for what is no archive or lacks something that it refers
-/// to, naming it; otherwise what the daemon answers. What was written is
-/// dropped with the lease.
+/// to, naming it; [`Error::Stopped`]; otherwise what the daemon answers. What
+/// was written is dropped with the lease.
 pub async fn archive(
     client: &Client,
     archive: impl Read + Send + 'static,
     name: Option<&str>,
+    stop: impl Future<Output = ()>,
 ) -> Result<Vec<Imported>, Error> {
     let lease = Lease::take(client, LEASE).await?;
-    let result = async {
+    let importing = async {
         let leased = lease.client().clone();
         let handle = Handle::current();
         let reading = tokio::task::spawn_blocking(move || store(&leased, &handle, archive));
         let met = reading.await.expect("reading does not panic")?;
         name_images(lease.client(), &met, name).await
     };
-    let result = result.await;
+    let result = tokio::select! {
+        result = importing => result,
+        () = stop => Err(Error::Stopped),
+    };
     let ended = lease.end().await;
     let imported = result?;
     ended?;
