@@ -31,10 +31,10 @@ impl Key {
     }
 }
 
-/// What the loop reacts to.
+/// What the loop reacts to. Small: the queue keeps room for many.
 pub enum Event {
     /// A client wants something.
-    Call(Call),
+    Call(Box<Call>),
     /// A process has ended, and been collected.
     Exited(Key, Exit),
     /// The terminal of a process that has ended is empty, or has been given
@@ -47,7 +47,7 @@ pub enum Event {
     /// The exit of a deleted init does not come.
     Overdue(String),
     /// An operation that was set going has ended.
-    Done(Key, Outcome),
+    Done(Key, Box<Outcome>),
 }
 
 /// How an operation ended, and who is to be told.

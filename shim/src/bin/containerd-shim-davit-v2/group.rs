@@ -79,14 +79,16 @@ impl Group {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Call(call) => self.call(call),
-            Event::Done(key, Outcome::Created(result)) => self.created(&key.container, result),
+            Event::Call(call) => self.call(*call),
+            Event::Done(key, outcome) => match *outcome {
+                Outcome::Created(result) => self.created(&key.container, result),
+                outcome => self.with(&key.container, |c| c.done(&key, outcome)),
+            },
             Event::Exited(key, exit) => self.exited(&key, exit),
             Event::Drained(key) => self.with(&key.container, |c| c.drained(&key)),
             Event::KilledRest(id) => self.with(&id, Container::killed_rest),
             Event::Oom(id) => self.with(&id, |c| c.publish_oom()),
             Event::Overdue(id) => self.with(&id, Container::overdue),
-            Event::Done(key, outcome) => self.with(&key.container, |c| c.done(&key, outcome)),
         }
     }
 
@@ -159,7 +161,10 @@ impl Group {
         let job = create::create(request.clone(), namespace, self.shared.context.reaper.clone());
         let creation = Creation { request, replies: vec![reply], waiting: Vec::new() };
         self.slots.insert(key.container.clone(), Slot::Creating(Box::new(creation)));
-        self.shared.spawn(async move { Event::Done(key, Outcome::Created(job.await)) });
+        self.shared.spawn(async move {
+            let outcome = Outcome::Created(job.await);
+            Event::Done(key, Box::new(outcome))
+        });
     }
 
     fn created(&mut self, id: &str, result: Result<Made, Failure>) {

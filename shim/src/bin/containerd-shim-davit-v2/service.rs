@@ -26,7 +26,8 @@ impl RuncShim {
     async fn call<T>(&self, call: impl FnOnce(Reply<T>) -> Call) -> Result<T, Failure> {
         let (reply, answer) = oneshot::channel();
         let ended = |_| Failure::new(ErrorKind::Unavailable, "the shim is ending");
-        self.events.send(Event::Call(call(reply))).await.map_err(|_| ended(()))?;
+        let event = Event::Call(Box::new(call(reply)));
+        self.events.send(event).await.map_err(|_| ended(()))?;
         answer.await.map_err(|_| ended(()))?
     }
 }

@@ -51,7 +51,7 @@ impl Container {
 
     fn run(&self, key: &Key, job: impl Future<Output = Outcome> + 'static) {
         let key = key.clone();
-        self.shared.spawn(async move { Event::Done(key, job.await) });
+        self.shared.spawn(async move { Event::Done(key, Box::new(job.await)) });
     }
 
     fn start_init(&mut self, key: &Key, reply: Reply<task::StartResponse>) {
