@@ -163,7 +163,7 @@ fn print_object(value: &Value, format: Format) -> Result<(), Error> {
             }
             other => other.to_string(),
         };
-        output::line(&format!("{:20}{text}", format!("{}:", spaced(key))))?;
+        output::line(&format!("{:22}{text}", format!("{}:", spaced(key))))?;
     }
     Ok(())
 }
