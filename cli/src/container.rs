@@ -8,7 +8,7 @@ use davit_protocols::grpc::containerd::types::Mount;
 use davit_types::{ContainerId, ErrorKind, Labels, labels};
 use serde_json::Value;
 
-use crate::task::missing_is_fine;
+use crate::task::{PATIENCE, missing_is_fine, patiently};
 use crate::{Error, names};
 
 pub use api::Container;
@@ -124,11 +124,11 @@ pub async fn remove(
     snapshotter: &str,
     key: &str,
 ) -> Result<(), Error> {
-    let record = async {
+    let record = patiently(PATIENCE, async || {
         let request = api::DeleteContainerRequest { id: id.to_string() };
         missing_is_fine(client.containers().delete(request).await)
-    };
-    let snapshot = async {
+    });
+    let snapshot = patiently(PATIENCE, async || {
         if key.is_empty() {
             return Ok(());
         }
@@ -137,7 +137,7 @@ pub async fn remove(
             key: key.to_owned(),
         };
         missing_is_fine(client.snapshots().remove(request).await)
-    };
+    });
     let (record, snapshot) = tokio::join!(record, snapshot);
     record.and(snapshot)
 }

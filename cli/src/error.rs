@@ -111,13 +111,14 @@ impl From<tonic::Status> for Error {
 /// run it, or failed otherwise. runc speaks as Go does, crun with strerror(3).
 fn start_code(message: &str) -> u8 {
     let lower = message.to_ascii_lowercase();
-    let about_program =
-        lower.contains("exec:") || lower.contains("executable") || lower.contains("exec ");
     let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-    if !about_program {
-        FAILED
-    } else if says(&["permission denied", "not a directory", "is a directory", "exec format error"])
-    {
+    if says(&["exec format error"]) {
+        return NOT_RUNNABLE;
+    }
+    if !says(&["exec: \"", "executable"]) {
+        return FAILED;
+    }
+    if says(&["permission denied", "not a directory", "is a directory"]) {
         NOT_RUNNABLE
     } else if says(&["executable file", "no such file or directory"]) {
         NOT_FOUND
@@ -141,6 +142,9 @@ mod tests {
             ("executable file `nope` not found in $PATH: No such file or directory", 127),
             (r#"exec: "/etc": permission denied: unknown"#, 126),
             (r#"exec: "/etc/passwd": permission denied"#, 126),
+            ("fork/exec /no/such/runtime: No such file or directory (os error 2)", 125),
+            ("exec /x: exec format error", 126),
+            ("open executable: Permission denied", 126),
             ("mount /x: no such file or directory", 125),
             ("runtime \"io.containerd.nosuch.v9\" binary not installed", 125),
         ] {

@@ -56,14 +56,25 @@ impl<'a> Process<'a> {
         }
     }
 
-    /// Runs it.
+    /// Runs it. When the daemon went away meanwhile, asks it afterwards whether
+    /// it runs.
     ///
     /// # Errors
     /// What the daemon answers.
     pub async fn start(&self) -> Result<(), Error> {
         let request =
             api::StartRequest { container_id: self.container.clone(), exec_id: self.exec.clone() };
-        self.client.tasks().start(request).await?;
+        let error = match self.client.tasks().start(request.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(status) => Error::from(status),
+        };
+        if error.kind() != ErrorKind::Unavailable {
+            return Err(error);
+        }
+        let state = patiently(PATIENCE, async || self.state().await).await?.ok_or(error)?;
+        if state.status() == Status::Created {
+            self.client.tasks().start(request).await?;
+        }
         Ok(())
     }
 
@@ -73,29 +84,14 @@ impl<'a> Process<'a> {
     /// # Errors
     /// What the daemon answers.
     pub async fn wait(&self, patience: Duration) -> Result<u32, Error> {
-        let mut away_since = Instant::now();
-        loop {
+        patiently(patience, async || {
             let request = api::WaitRequest {
                 container_id: self.container.clone(),
                 exec_id: self.exec.clone(),
             };
-            let asked = Instant::now();
-            let error = match self.client.tasks().wait(request).await {
-                Ok(response) => return Ok(response.into_inner().exit_status),
-                Err(status) => Error::from(status),
-            };
-            if error.kind() != ErrorKind::Unavailable {
-                return Err(error);
-            }
-            // A call that was held for a while had a daemon at its other end.
-            if asked.elapsed() > RETRY {
-                away_since = Instant::now();
-            }
-            if away_since.elapsed() > patience {
-                return Err(error);
-            }
-            tokio::time::sleep(RETRY).await;
-        }
+            Ok(self.client.tasks().wait(request).await?.into_inner().exit_status)
+        })
+        .await
     }
 
     /// Sends it a signal; with `all`, every process of the container.
@@ -141,15 +137,17 @@ impl<'a> Process<'a> {
     /// # Errors
     /// What the daemon answers.
     pub async fn delete(&self) -> Result<(), Error> {
-        let container_id = self.container.clone();
-        let result = if self.exec.is_empty() {
-            self.client.tasks().delete(api::DeleteTaskRequest { container_id }).await
-        } else {
-            let exec_id = self.exec.clone();
-            let request = api::DeleteProcessRequest { container_id, exec_id };
-            self.client.tasks().delete_process(request).await
-        };
-        missing_is_fine(result)
+        patiently(PATIENCE, async || {
+            let container_id = self.container.clone();
+            missing_is_fine(if self.exec.is_empty() {
+                self.client.tasks().delete(api::DeleteTaskRequest { container_id }).await
+            } else {
+                let exec_id = self.exec.clone();
+                let request = api::DeleteProcessRequest { container_id, exec_id };
+                self.client.tasks().delete_process(request).await
+            })
+        })
+        .await
     }
 
     /// Kills it with all that it started, waits for its end and forgets it.
@@ -171,6 +169,32 @@ impl<'a> Process<'a> {
             }
         }
         self.delete().await
+    }
+}
+
+/// Asks again when the daemon is away, which a restart makes it for a moment.
+///
+/// # Errors
+/// What the daemon answers, and that it stayed away for longer than `patience`.
+pub async fn patiently<T>(
+    patience: Duration,
+    call: impl AsyncFn() -> Result<T, Error>,
+) -> Result<T, Error> {
+    let mut away_since = Instant::now();
+    loop {
+        let asked = Instant::now();
+        let error = match call().await {
+            Err(error) if error.kind() == ErrorKind::Unavailable => error,
+            other => return other,
+        };
+        // A call that was held for a while had a daemon at its other end.
+        if asked.elapsed() > RETRY {
+            away_since = Instant::now();
+        }
+        if away_since.elapsed() > patience {
+            return Err(error);
+        }
+        tokio::time::sleep(RETRY).await;
     }
 }
 

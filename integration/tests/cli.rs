@@ -41,7 +41,7 @@ impl Seat {
     }
 
     fn json(&self, words: &[&str]) -> Value {
-        let text = self.ok(&[words, &["--format", "json"]].concat());
+        let text = self.ok(&[&["--format", "json"], words].concat());
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
@@ -164,7 +164,7 @@ fn what_is_no_image_is_refused() {
     assert_eq!(output.status.code(), Some(125));
     seat.fails(&["run", "bussybox:1", "true"], 125, "did you mean registry.test/davit/busybox:1?");
     seat.fails(&["run", "nothing-like-it", "true"], 125, "davit import");
-    assert_eq!(seat.daemon.ctr_ok(Client::Ctr16, &["lease", "ls", "-q"]), "");
+    assert_eq!(seat.daemon.ctr_ok(Client::Ctr16, &["leases", "ls", "-q"]), "");
 }
 
 #[test]
