@@ -45,6 +45,7 @@ with_each_shim! {
 }
 
 fn signal(pid: u32, signal: Signal) {
+    log::debug!("{signal} to {pid}");
     kill(Pid::from_raw(pid as i32), signal).unwrap();
 }
 

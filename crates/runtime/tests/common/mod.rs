@@ -104,7 +104,7 @@ impl World {
     /// A world in which nothing runs yet.
     pub async fn new(shim: &Path) -> Self {
         // With RUST_LOG set, a failed test shows what the daemon had to say.
-        let _ = env_logger::builder().is_test(true).try_init();
+        let _ = env_logger::builder().format_timestamp_micros().is_test(true).try_init();
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = tempfile::tempdir().unwrap();
@@ -157,13 +157,17 @@ impl World {
             Daemon { exchange, tasks, events, runtime: None }
         });
         let mut daemon = started.await.unwrap();
+        // What follows is polled inside of the daemon's runtime.
+        tokio::task::yield_now().await;
         daemon.runtime = Some(runtime);
         self.daemon = Some(daemon);
     }
 
     /// The daemon goes without a word, as if killed.
     pub async fn stop(&mut self) {
+        log::debug!("the daemon is to stop");
         self.end_daemon();
+        log::debug!("the daemon has stopped");
         DAEMON.set(None);
         // What follows is polled outside of the runtime that has ended.
         tokio::task::yield_now().await;
