@@ -259,7 +259,7 @@ async fn containers_over_the_wire() {
         in_namespace(containers::ListContainersRequest { filters })
     };
     let found = daemon.containers.list(list(&["id==c", "id==d"])).await.unwrap().into_inner();
-    assert_eq!(found.containers, [made.clone()]);
+    assert_eq!(found.containers, std::slice::from_ref(&made));
     let streamed = daemon.containers.list_stream(list(&[])).await.unwrap().into_inner();
     let streamed: Vec<_> = streamed.try_collect().await.unwrap();
     assert_eq!(streamed.len(), 1);
