@@ -35,7 +35,7 @@ pub struct Arguments {
     #[command(flatten)]
     global: Global,
     /// Beside `--address`, for `-a` means something else after some commands.
-    #[arg(short = 'a', hide = true, value_name = "PATH", conflicts_with = "address")]
+    #[arg(short = 'a', hide = true, value_name = "PATH")]
     address_in_short: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
@@ -55,6 +55,7 @@ impl Arguments {
 
 /// Options that every command has.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// The daemon's socket; in short -a, before the command
     #[arg(
@@ -68,8 +69,8 @@ pub struct Global {
     /// The namespace that containers and images are looked for in
     #[arg(short, long, global = true, env = "CONTAINERD_NAMESPACE", default_value = "default")]
     pub namespace: Namespace,
-    /// How to print: for people, or for programs
-    #[arg(long, global = true, value_enum, default_value = "table")]
+    /// How to print: a table for people, or json for programs
+    #[arg(long, global = true, value_enum, default_value = "table", hide_possible_values = true)]
     pub format: Format,
 }
 

@@ -31,19 +31,15 @@ pub fn signal(text: &str) -> Result<Signal, String> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     // glibc's numbers, which programs in containers go by.
-    for (base, sign) in [("RTMIN", 1), ("RTMAX", -1)] {
-        if let Some(rest) = name.strip_prefix(base) {
-            let rest = rest.strip_prefix(if sign == 1 { '+' } else { '-' }).unwrap_or(rest);
-            let offset: i32 =
-                if rest.is_empty() { 0 } else { rest.parse().map_err(|_| unknown())? };
-            let start = if sign == 1 { 34 } else { 64 };
-            let number = start + sign * offset;
-            return if (34..=64).contains(&number) {
-                Ok(Signal(number as u32))
-            } else {
-                Err(unknown())
-            };
-        }
+    for (base, mark, start, step) in [("RTMIN", '+', 34, 1), ("RTMAX", '-', 64, -1)] {
+        let Some(rest) = name.strip_prefix(base) else { continue };
+        let digits = if rest.is_empty() { Some("0") } else { rest.strip_prefix(mark) };
+        let offset = digits.filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+        let offset: i32 = offset.and_then(|text| text.parse().ok()).ok_or_else(unknown)?;
+        return match offset {
+            0..=30 => Ok(Signal((start + step * offset) as u32)),
+            _ => Err(unknown()),
+        };
     }
     let signal: nix::sys::signal::Signal = format!("SIG{name}").parse().map_err(|_| unknown())?;
     Ok(Signal(signal as u32))
@@ -259,7 +255,7 @@ mod tests {
         ] {
             assert_eq!(signal(text), Ok(Signal(number)), "{text}");
         }
-        for text in ["", "0", "65", "-9", "NOPE", "RTMIN+31", "RTMAX+1", "SIG"] {
+        for text in ["", "0", "65", "-9", "NOPE", "RTMIN+31", "RTMIN5", "RTMAX+1", "SIG"] {
             assert!(signal(text).is_err(), "{text:?}");
         }
     }

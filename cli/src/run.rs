@@ -19,7 +19,7 @@ use crate::args::{Global, Run};
 use crate::attend::{self, Needs};
 use crate::container::{self, Container, Defaults};
 use crate::signals::Signals;
-use crate::streams::Streams;
+use crate::streams::{Streams, Wanted};
 use crate::task::{Outcome, Process, attach, wanted};
 use crate::{Error, image, names, output, parse};
 
@@ -44,43 +44,26 @@ pub async fn run(client: &Client, run: Run, global: &Global) -> Result<u8, Error
     let spec = wish.spec(&image.config).map_err(|error| Error::usage(error.to_string()))?;
     let record = record(&run, &id, &image, &snapshotter, &defaults.runtime, &spec);
     create_record(client, record).await?;
-    let made = Made { client, id: &id, snapshotter: &snapshotter };
+    let mut made = Made { client, id: &id, snapshotter: &snapshotter, snapshot: false };
+    let user = run.user.clone().or_else(|| image_user(&image)).unwrap_or_default();
     let result = async {
-        let user = run.user.clone().or_else(|| image_user(&image)).unwrap_or_default();
-        let mounts = prepare(client, &id, &image, &snapshotter).await?;
+        let mounts = made.prepare(&image).await?;
         if !user.is_empty() {
             set_user(client, &id, spec, &user, &mounts).await?;
         }
-        if run.detach {
-            start_detached(client, &run, &id, mounts).await?;
-            return Ok(None);
-        }
-        let streams = Streams::new(wanted)?;
-        create_task(client, &id, mounts, Some(&streams), wanted.terminal, None).await?;
-        let process = Process::first(client, &id);
-        attach(&process, streams, wanted, &run.detach_keys, &mut signals)
-            .await
-            .map_err(|error| start_error(&id, error))
-            .map(Some)
+        made.start(&run, mounts, wanted, &mut signals).await
     };
-    let left = |streams| Needs { exec: None, streams, remove: run.rm };
     match result.await {
-        Ok(Some(Outcome::Exited(code))) => {
-            made.ended(code, run.rm).await?;
-            Ok(code as u8)
-        }
-        Ok(Some(Outcome::Detached(streams))) => {
-            attend::spawn(global, &id, left(Some(&streams)))?;
-            output::line(&format!("\n{id} goes on in the background"))?;
-            Ok(0)
-        }
+        Ok(Some(outcome)) => made.finish(outcome, run.rm, global).await,
         Ok(None) => {
             if run.rm {
-                attend::spawn(global, &id, left(None))?;
+                attend::spawn(global, &id, Needs { exec: None, streams: None, remove: true })?;
             }
             output::names(global.format, "container", [id.as_str()])?;
             Ok(0)
         }
+        // Nobody is there who could remove it, and it may well run.
+        Err(error) if error.kind() == ErrorKind::Unavailable => Err(error),
         Err(error) => {
             // The first error is the one to tell.
             let _ = made.remove().await;
@@ -89,24 +72,76 @@ pub async fn run(client: &Client, run: Run, global: &Global) -> Result<u8, Error
     }
 }
 
-/// What was made for a container.
+/// What was made for a container: its record, and what came after.
 struct Made<'a> {
     client: &'a Client,
     id: &'a ContainerId,
     snapshotter: &'a str,
+    /// Whether the snapshot of the container's name is ours.
+    snapshot: bool,
 }
 
 impl Made<'_> {
+    /// Makes the root filesystem.
+    async fn prepare(&mut self, image: &Image) -> Result<Vec<Mount>, Error> {
+        let request = PrepareSnapshotRequest {
+            snapshotter: self.snapshotter.to_owned(),
+            key: self.id.to_string(),
+            parent: image.chain_id()?,
+            ..Default::default()
+        };
+        let mounts = self.client.snapshots().prepare(request).await?.into_inner().mounts;
+        self.snapshot = true;
+        Ok(mounts)
+    }
+
+    /// Starts the container, and stays with it unless it is to be detached
+    /// from; there is no outcome then.
+    async fn start(
+        &self,
+        run: &Run,
+        rootfs: Vec<Mount>,
+        wanted: Wanted,
+        signals: &mut Signals,
+    ) -> Result<Option<Outcome>, Error> {
+        let process = Process::first(self.client, self.id);
+        let failed = |error| start_error(self.id, error);
+        if run.detach {
+            let log = run.log_file.as_deref().map(log_uri).transpose()?;
+            create_task(self.client, self.id, rootfs, None, false, log.as_deref()).await?;
+            process.start().await.map_err(failed)?;
+            return Ok(None);
+        }
+        let streams = Streams::new(wanted)?;
+        create_task(self.client, self.id, rootfs, Some(&streams), wanted.terminal, None).await?;
+        attach(&process, streams, wanted, &run.detach_keys, signals).await.map_err(failed).map(Some)
+    }
+
     /// Removes all of it, however far it came.
     async fn remove(&self) -> Result<(), Error> {
         let ended = Process::first(self.client, self.id).end().await;
-        let key = self.id.as_str();
+        let key = if self.snapshot { self.id.as_str() } else { "" };
         let removed = container::remove(self.client, self.id, self.snapshotter, key).await;
         ended.and(removed)
     }
 
-    /// The process has ended: forgets the task, and removes the container or
-    /// notes how it ended.
+    /// After the container has ended or was left, what becomes of it.
+    async fn finish(&self, outcome: Outcome, remove: bool, global: &Global) -> Result<u8, Error> {
+        match outcome {
+            Outcome::Exited(code) => {
+                self.ended(code, remove).await?;
+                Ok(code as u8)
+            }
+            Outcome::Detached(streams) => {
+                let needs = Needs { exec: None, streams: Some(&streams), remove };
+                attend::spawn(global, self.id, needs)?;
+                output::line(&format!("\n{} goes on in the background", self.id))?;
+                Ok(0)
+            }
+        }
+    }
+
+    /// Forgets the task, and removes the container or notes how it ended.
     async fn ended(&self, code: u32, remove: bool) -> Result<(), Error> {
         Process::first(self.client, self.id).delete().await?;
         if remove {
@@ -202,21 +237,6 @@ async fn create_record(client: &Client, record: Container) -> Result<(), Error> 
     }
 }
 
-async fn prepare(
-    client: &Client,
-    id: &ContainerId,
-    image: &Image,
-    snapshotter: &str,
-) -> Result<Vec<Mount>, Error> {
-    let request = PrepareSnapshotRequest {
-        snapshotter: snapshotter.to_owned(),
-        key: id.to_string(),
-        parent: image.chain_id()?,
-        ..Default::default()
-    };
-    Ok(client.snapshots().prepare(request).await?.into_inner().mounts)
-}
-
 /// Looks the user up in the image, now that it is unpacked, and puts the
 /// numbers into the specification.
 async fn set_user(
@@ -282,17 +302,6 @@ pub fn start_error(id: &ContainerId, error: Error) -> Error {
         }
         other => other,
     }
-}
-
-async fn start_detached(
-    client: &Client,
-    run: &Run,
-    id: &ContainerId,
-    mounts: Vec<Mount>,
-) -> Result<(), Error> {
-    let log = run.log_file.as_deref().map(log_uri).transpose()?;
-    create_task(client, id, mounts, None, false, log.as_deref()).await?;
-    Process::first(client, id).start().await.map_err(|error| start_error(id, error))
 }
 
 /// The file that takes a container's output, as the URI that shims know.

@@ -5,8 +5,9 @@
 //! keep every FIFO open for reading and writing, so that nobody has to wait
 //! for anybody and no stream ends early.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -87,8 +88,11 @@ impl Streams {
     /// When they cannot be made; nothing is left then.
     pub fn new(wanted: Wanted) -> Result<Self, Error> {
         let failed = || Error::io(format!("cannot make FIFOs below {PLACE}"));
-        let directory =
-            tempfile::Builder::new().prefix("davit-io-").tempdir_in(PLACE).map_err(failed())?;
+        let directory = tempfile::Builder::new()
+            .prefix("davit-io-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(PLACE)
+            .map_err(failed())?;
         let mut streams = Self {
             directory,
             wanted,
@@ -266,7 +270,6 @@ pub fn discard(directory: &Path) -> Result<Vec<File>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn fifos_are_private_and_go_away() {

@@ -149,7 +149,7 @@ mod tests {
             let text = table().render(Some(width));
             assert!(text.lines().all(|line| line.chars().count() <= width), "{width}\n{text}");
         }
-        assert!(table().render(Some(30)).contains("sh -c 'something…"));
+        assert!(table().render(Some(30)).contains("sh -c 'somethin…"));
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub async fn archive(
         let leased = lease.client().clone();
         let handle = Handle::current();
         let reading = tokio::task::spawn_blocking(move || store(&leased, &handle, archive));
-        let met = reading.await.expect("reading does not panic")?;
+        let met = reading.await.map_err(|_| Error::Stopped)??;
         name_images(lease.client(), &met, name).await
     };
     let result = tokio::select! {
@@ -167,7 +167,7 @@ fn blob(
     let digest = as_digest(hash);
     let _ = sender.blocking_send(content::Part::End(digest.clone()));
     drop(sender);
-    handle.block_on(writing).expect("writing does not panic")?;
+    handle.block_on(writing).map_err(|_| Error::Stopped)??;
     if let Some(kept) = kept {
         met.documents.insert(path.to_owned(), kept);
     }
