@@ -159,7 +159,7 @@ impl Writer {
         }
         let dir = self.blobs.join(digest.algorithm().as_str());
         let target = dir.join(digest.hex());
-        if fs::symlink_metadata(&target).is_ok() {
+        if is_whole(&target, actual) {
             self.discard();
             return Err(Error::AlreadyExists(digest));
         }
@@ -207,6 +207,19 @@ impl Drop for Writer {
         }
         if let Err(error) = self.ingest.set_updated_at(self.status.updated_at) {
             log::warn!(reference = self.reference(), error:% = error; "note the time of an ingest");
+        }
+    }
+}
+
+/// Whether there is a blob at `path` of the length that its digest implies.
+/// One of another length has lost bytes, and is replaced.
+fn is_whole(path: &Path, size: u64) -> bool {
+    match fs::symlink_metadata(path) {
+        Err(_) => false,
+        Ok(meta) if meta.len() == size => true,
+        Ok(meta) => {
+            log::warn!(path:% = path.display(), size, found = meta.len(); "replace a damaged blob");
+            false
         }
     }
 }

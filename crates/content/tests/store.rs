@@ -214,6 +214,18 @@ fn a_blob_that_exists_is_not_written_again() {
 }
 
 #[test]
+fn a_blob_that_lost_bytes_is_replaced() {
+    let f = fixture();
+    let known = put(&f.store, b"abc");
+    let path = f.dir.path().join("content/blobs/sha256").join(known.hex());
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, b"").unwrap();
+    put(&f.store, b"abc");
+    assert_eq!(fs::read(&path).unwrap(), b"abc");
+    assert_eq!(f.store.info(&known).unwrap().size, 3);
+}
+
+#[test]
 fn other_hash_functions() {
     let f = fixture();
     for algorithm in [Algorithm::Sha384, Algorithm::Sha512] {
