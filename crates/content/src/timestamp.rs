@@ -1,68 +1,23 @@
 //! Times as text: the ingest's files hold RFC 3339, as Go's
 //! `time.MarshalText` writes it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-const DAY: i64 = 86_400;
+use jiff::Timestamp;
 
-/// A day of the proleptic Gregorian calendar.
-struct Date {
-    year: i64,
-    month: i64,
-    day: i64,
-}
-
-/// The date `days` after 1970-01-01 (Howard Hinnant's `civil_from_days`).
-fn date_of(days: i64) -> Date {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    Date { year, month, day }
-}
-
-/// The inverse of [`date_of`].
-fn days_of(date: &Date) -> i64 {
-    let year = date.year - i64::from(date.month <= 2);
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let shifted = (date.month + 9) % 12;
-    let day_of_year = (153 * shifted + 2) / 5 + date.day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
-}
-
-/// `date`, `time` and the fraction with its point, trailing zeros cut off.
-fn parts(time: SystemTime) -> (String, String) {
-    let (seconds, nanos) = match time.duration_since(UNIX_EPOCH) {
-        Ok(since) => (since.as_secs() as i64, since.subsec_nanos()),
-        Err(before) => (-(before.duration().as_secs() as i64), 0),
-    };
-    let date = date_of(seconds.div_euclid(DAY));
-    let of_day = seconds.rem_euclid(DAY);
-    let mut clock = format!("{:02}:{:02}:{:02}", of_day / 3600, of_day / 60 % 60, of_day % 60);
-    if nanos != 0 {
-        clock.push_str(format!(".{nanos:09}").trim_end_matches('0'));
-    }
-    (format!("{:04}-{:02}-{:02}", date.year, date.month, date.day), clock)
+/// The moment; one that is beyond every calendar becomes 1970.
+fn moment(time: SystemTime) -> Timestamp {
+    Timestamp::try_from(time).unwrap_or_default()
 }
 
 /// RFC 3339 in UTC.
 pub fn to_rfc3339(time: SystemTime) -> String {
-    let (date, clock) = parts(time);
-    format!("{date}T{clock}Z")
+    moment(time).to_string()
 }
 
 /// As Go prints a time in UTC, for messages.
 pub fn to_go_string(time: SystemTime) -> String {
-    let (date, clock) = parts(time);
-    format!("{date} {clock} +0000 UTC")
+    moment(time).strftime("%Y-%m-%d %H:%M:%S%.f +0000 UTC").to_string()
 }
 
 /// As Go prints a duration, for messages: `1h2m3.5s`, `17.2ms`.
@@ -85,55 +40,28 @@ pub fn duration_to_go_string(duration: Duration) -> String {
     text + &trim(format!("{rest:.9}"), "s")
 }
 
-/// Reads RFC 3339 with any offset; `None` when it is something else.
+/// Reads RFC 3339 with any offset; `None` when it is something else, or a time
+/// before 1970.
 pub fn from_rfc3339(text: &str) -> Option<SystemTime> {
-    let text = text.trim();
-    let number = |range: std::ops::Range<usize>| -> Option<i64> {
-        let digits = text.get(range)?;
-        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
-    };
-    let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
-    if separators.iter().any(|&(at, byte)| text.as_bytes().get(at) != Some(&byte)) {
-        return None;
-    }
-    let date = Date { year: number(0..4)?, month: number(5..7)?, day: number(8..10)? };
-    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    let in_range = (1..=12).contains(&date.month)
-        && (1..=31).contains(&date.day)
-        && hour < 24
-        && minute < 60
-        && second <= 60;
-    if !in_range {
-        return None;
-    }
-    let rest = &text[19..];
-    let fraction = rest.strip_prefix('.').unwrap_or("");
-    let digits: &str = &fraction[..fraction.bytes().take_while(u8::is_ascii_digit).count()];
-    let nanos: u32 = format!("{:0<9.9}", digits).parse().ok()?;
-    let zone = rest.strip_prefix('.').map_or(rest, |f| &f[digits.len()..]);
-    let seconds = days_of(&date) * DAY + hour * 3600 + minute * 60 + second - offset(zone)?;
-    let seconds = u64::try_from(seconds).ok()?;
-    Some(UNIX_EPOCH + Duration::new(seconds, nanos))
-}
-
-/// Seconds east of Greenwich of `Z` or `+hh:mm`.
-fn offset(zone: &str) -> Option<i64> {
-    if zone == "Z" {
-        return Some(0);
-    }
-    let sign = match zone.as_bytes().first()? {
-        b'+' => 1,
-        b'-' => -1,
-        _ => return None,
-    };
-    let (hours, minutes) = zone.get(1..)?.split_once(':')?;
-    let (hours, minutes): (u32, u32) = (hours.parse().ok()?, minutes.parse().ok()?);
-    (hours < 24 && minutes < 60).then(|| sign * i64::from(hours * 3600 + minutes * 60))
+    let time: Timestamp = text.trim().parse().ok()?;
+    (time >= Timestamp::UNIX_EPOCH).then(|| time.into())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
+
+    #[test]
+    fn prints_times_as_go_does() {
+        for (millis, text) in [
+            (0, "1970-01-01 00:00:00 +0000 UTC"),
+            (951_782_400_120, "2000-02-29 00:00:00.12 +0000 UTC"),
+        ] {
+            assert_eq!(to_go_string(UNIX_EPOCH + Duration::from_millis(millis)), text);
+        }
+    }
 
     #[test]
     fn writes_and_reads_back() {
