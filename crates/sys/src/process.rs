@@ -6,8 +6,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::OnceLock;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
@@ -207,6 +211,56 @@ pub fn close_on_exec_from(first: u32) {
     }
 }
 
+/// How many files this process may open at most after [`raise_open_files`].
+const OPEN_FILES_MAX: u64 = 1 << 20;
+
+/// The limit that this process was started with, once it was raised.
+static OPEN_FILES_BEFORE: OnceLock<u64> = OnceLock::new();
+
+/// Lets this process open as many files as it is allowed to, up to 2^20
+/// (`RLIMIT_NOFILE`; what services are started with, 1024, is meant for
+/// programs that use select(2)). Go programs do the same when they start.
+///
+/// # Errors
+/// The kernel's.
+pub fn raise_open_files() -> Result<()> {
+    let failed = |errno: nix::Error| Error::call("raise RLIMIT_NOFILE", errno);
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
+    let wanted = hard.min(OPEN_FILES_MAX);
+    if soft < wanted {
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).map_err(failed)?;
+        OPEN_FILES_BEFORE.get_or_init(|| soft);
+    }
+    Ok(())
+}
+
+/// Has `command` start with the limit that this process was started with,
+/// where [`raise_open_files`] has raised it: containers inherit it.
+pub fn restore_open_files(command: &mut Command) {
+    let Some(&before) = OPEN_FILES_BEFORE.get() else { return };
+    let restore = move || {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        Ok(setrlimit(Resource::RLIMIT_NOFILE, before.min(hard), hard)?)
+    };
+    // SAFETY: runs between fork and exec, and does nothing there but two
+    // system calls on values that were copied: it allocates and locks nothing.
+    unsafe {
+        command.pre_exec(restore);
+    }
+}
+
+/// Has threads share two heaps, in place of up to eight for each CPU, none of
+/// which ever shrinks to nothing. For programs with many threads that hardly
+/// allocate at the same time; to be called before they start. A no-op with C
+/// libraries other than glibc.
+pub fn share_heaps() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt takes integers, and its own lock.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
 /// Gives freed heap memory back to the kernel. Worth calling once after
 /// start-up, before a process settles down to wait. A no-op with C libraries
 /// other than glibc.
@@ -223,7 +277,6 @@ pub fn trim_heap() {
 mod tests {
     use super::*;
     use davit_types::{ErrorKind, Kind};
-    use std::process::Command;
 
     #[test]
     #[expect(clippy::zombie_processes, reason = "waited for through the pidfd")]
@@ -269,5 +322,21 @@ mod tests {
     fn this_process_becomes_a_subreaper() {
         set_subreaper().unwrap();
         assert!(nix::sys::prctl::get_child_subreaper().unwrap());
+    }
+
+    #[test]
+    fn a_raised_limit_is_not_inherited() {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        // Other tests of this process need fewer than that.
+        let low = soft.min(hard - 1).min(512);
+        setrlimit(Resource::RLIMIT_NOFILE, low, hard).unwrap();
+        raise_open_files().unwrap();
+        let raised = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!(raised, (hard.min(OPEN_FILES_MAX), hard));
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -S -n"]);
+        restore_open_files(&mut command);
+        let seen = command.output().unwrap().stdout;
+        assert_eq!(String::from_utf8(seen).unwrap().trim(), low.to_string());
     }
 }
