@@ -40,15 +40,35 @@ pub(crate) fn serve<S: Shim>(invocation: &Invocation) -> Result<(), Failure> {
     let bundle = std::env::current_dir().map_err(|e| Failure::io("getwd", &e))?;
     logging::to_bundle(&bundle, invocation.debug);
     let listener = listener(invocation)?;
-    let path = listener.local_addr().ok().and_then(|a| a.as_pathname().map(Path::to_owned));
     let result = run_local(serve_on::<S>(listener, invocation, bundle));
     if let Err(e) = &result {
         log::error!(error:% = e; "shim ends");
     }
-    if let Some(path) = path {
-        socket::remove(&path);
-    }
     result
+}
+
+/// A listening socket and its name. Dropping it takes the name away *before*
+/// the socket is closed: a closed socket under its name is a dead shim's to
+/// the next `start`, which replaces it, and the name would then be that of
+/// the next shim.
+struct Named {
+    listener: tokio::net::UnixListener,
+    path: Option<PathBuf>,
+}
+
+impl Named {
+    fn new(listener: UnixListener) -> io::Result<Self> {
+        let path = listener.local_addr()?.as_pathname().map(Path::to_owned);
+        Ok(Self { listener: tokio::net::UnixListener::from_std(listener)?, path })
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            socket::remove(path);
+        }
+    }
 }
 
 /// Runs a future on this thread, with the place for tasks that stay on it.
@@ -92,8 +112,7 @@ async fn serve_on<S: Shim>(
     invocation: &Invocation,
     bundle: PathBuf,
 ) -> Result<(), Failure> {
-    let listener = tokio::net::UnixListener::from_std(listener)
-        .map_err(|e| Failure::io("take over the socket", &e))?;
+    let named = Named::new(listener).map_err(|e| Failure::io("take over the socket", &e))?;
     let signals = Signals::new().map_err(|e| Failure::io("install signal handlers", &e))?;
     let context = context(invocation, bundle)?;
     let publisher = context.publisher.clone();
@@ -106,13 +125,13 @@ async fn serve_on<S: Shim>(
 
     let connections = Connections::default();
     tokio::select! {
-        result = accept_all(&listener, &connections, shim, shutdown.clone(), settle) => {
+        result = accept_all(&named.listener, &connections, shim, shutdown.clone(), settle) => {
             result.map_err(|e| Failure::io("accept", &e))?;
         }
         () = shutdown.requested() => {}
     }
     // Nobody can connect from here on; who does joins no dying shim.
-    drop(listener);
+    drop(named);
     connections.close().await;
     let _ = tokio::time::timeout(EVENTS_GRACE, publisher.drained()).await;
     Ok(())
@@ -253,5 +272,28 @@ impl Signals {
                 log::info!(signal = name; "ignored: there are containers to look after");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The one who comes next must find either a live socket or none at all.
+    #[test]
+    fn the_name_goes_before_the_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let _inside = runtime.enter();
+        let first = UnixListener::bind(&path).unwrap();
+        first.set_nonblocking(true).unwrap();
+        let kept = first.try_clone().unwrap();
+        drop(Named::new(first).unwrap());
+        // The socket itself still listens, and its name is free.
+        assert!(!path.exists());
+        let _next = UnixListener::bind(&path).unwrap();
+        drop(kept);
+        assert!(path.exists());
     }
 }
