@@ -1,5 +1,6 @@
 //! The shim's own socket: where it is, and who gets to bind it.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -7,6 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use sha2::{Digest, Sha256};
 
@@ -55,15 +57,9 @@ pub enum Bound {
 /// The system's, naming the path.
 pub fn bind(path: &Path) -> Result<Bound, Failure> {
     let failed = |e: &io::Error| Failure::io(format!("listen unix {}", path.display()), e);
-    if let Some(dir) = path.parent() {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|e| Failure::io(format!("mkdir failed for {}", dir.display()), &e))?;
-    }
-    // Two shims of one group can start at once: each look at the socket may
-    // be outdated when it is acted on, but not for ever.
+    let _turn = path.parent().map(take_turn).transpose()?;
+    // Shims of other makes take no turns: a look at the socket may be outdated
+    // when it is acted on, but not for ever.
     for _ in 0..10 {
         match UnixListener::bind(path) {
             Ok(listener) => return close_to_others(path, listener).map_err(|e| failed(&e)),
@@ -78,6 +74,20 @@ pub fn bind(path: &Path) -> Result<Bound, Failure> {
         }
     }
     Err(failed(&io::ErrorKind::AddrInUse.into()))
+}
+
+/// Makes the directory and waits for those who bind in it just now. Of two
+/// shims of one group that find a dead socket, the second would else replace
+/// the socket that the first has bound since.
+fn take_turn(dir: &Path) -> Result<Flock<File>, Failure> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| Failure::io(format!("mkdir failed for {}", dir.display()), &e))?;
+    let failed = |e: &io::Error| Failure::io(format!("lock {}", dir.display()), e);
+    let file = File::open(dir).map_err(|e| failed(&e))?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| failed(&e.into()))
 }
 
 fn close_to_others(path: &Path, listener: UnixListener) -> io::Result<Bound> {
@@ -131,6 +141,22 @@ mod tests {
         let deep = PathBuf::from(format!("/{}", "d".repeat(90)));
         let path = path(&deep, "/a.sock", "n", "g");
         assert!(path.starts_with(DEFAULT_DIR) && path.as_os_str().len() <= PATH_MAX);
+    }
+
+    #[test]
+    fn of_many_that_find_a_dead_socket_one_binds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        for _ in 0..20 {
+            drop(UnixListener::bind(&path).unwrap());
+            let bound = std::thread::scope(|scope| {
+                let all: Vec<_> = (0..4).map(|_| scope.spawn(|| bind(&path).unwrap())).collect();
+                all.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
+            });
+            let here = bound.iter().filter(|bound| matches!(bound, Bound::Here(_))).count();
+            assert_eq!(here, 1);
+            remove(&path);
+        }
     }
 
     #[test]
