@@ -1,6 +1,7 @@
 //! The trait that a runtime author implements.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use davit_protocols::ttrpc::task;
@@ -169,5 +170,12 @@ pub trait Shim: Sized + 'static {
     /// group share one shim. `None`: a shim of its own.
     fn group(annotations: &crate::bootstrap::Annotations) -> Option<&str> {
         annotations.group()
+    }
+
+    /// The control group that the runtime's options want the shim itself in,
+    /// below every hierarchy's mount point; it has to exist. `None`: that of
+    /// the daemon.
+    fn cgroup(_options: &Any) -> Option<PathBuf> {
+        None
     }
 }

@@ -8,12 +8,11 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use davit_protocols::ttrpc::task;
 use davit_protocols::ttrpc::types::{RuntimeInfo, RuntimeVersion};
-use davit_protocols::ttrpc::{options, task};
-use davit_types::Any;
 use protobuf::Message;
 use protobuf::well_known_types::timestamp::Timestamp;
 
@@ -143,15 +142,18 @@ fn start<S: Shim>(invocation: &Invocation) -> Result<(), Failure> {
     let daemon = request.grpc_address.as_deref().unwrap_or(&invocation.address);
     let path = socket::path(&socket_dir(&request), daemon, &invocation.namespace, group);
     let address = format!("{}{}", socket::SCHEME, path.display());
-    if let socket::Bound::Here(listener) = socket::bind(&path)? {
-        let started = spawn_server(invocation, &request, &bundle, listener.into());
-        if let Err(e) = started.and_then(|pid| place(pid, &request)) {
-            socket::remove(&path);
-            return Err(e);
-        }
-    }
-    write_address(&bundle, &address)?;
-    print(&bootstrap::answer(request.dialect, &address))
+    let tell = || {
+        write_address(&bundle, &address)?;
+        print(&bootstrap::answer(request.dialect, &address))
+    };
+    let socket::Bound::Here(listener) = socket::bind(&path)? else { return tell() };
+    let mut server = spawn_server(invocation, &request, &bundle, listener.into())
+        .inspect_err(|_| socket::remove(&path))?;
+    place::<S>(server.id(), &request).and_then(|()| tell()).inspect_err(|_| {
+        // Nobody has heard of it, so nobody would ever end it.
+        socket::remove(&path);
+        let _ = server.kill();
+    })
 }
 
 fn socket_dir(request: &StartRequest) -> PathBuf {
@@ -169,7 +171,7 @@ fn spawn_server(
     request: &StartRequest,
     bundle: &Path,
     listener: OwnedFd,
-) -> Result<u32, Failure> {
+) -> Result<Child, Failure> {
     if std::env::var_os("SCHED_CORE").is_some_and(|v| !v.is_empty()) {
         davit_sys::process::create_sched_core()?;
     }
@@ -195,26 +197,19 @@ fn spawn_server(
     // A pipe of the caller's that stayed open in a process that stays would
     // never end.
     davit_sys::process::close_on_exec_from(3);
-    let child = command
+    command
         .current_dir(bundle)
         .stdin(Stdio::from(listener))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|e| Failure::io("start the serving process", &e))?;
-    Ok(child.id())
+        .map_err(|e| Failure::io("start the serving process", &e))
 }
 
-/// Puts the serving process where the operator wants it. On failure it is
-/// ended again.
-fn place(pid: u32, request: &StartRequest) -> Result<(), Failure> {
-    let placed = match request.options.as_ref().and_then(shim_cgroup) {
-        Some(group) => davit_sys::cgroup::at(Path::new(&group)).and_then(|g| g.add_process(pid)),
-        None => Ok(()),
-    };
-    if let Err(e) = placed {
-        let _ = davit_sys::process::PidFd::open(pid).and_then(|p| p.send_signal(libc::SIGKILL));
-        return Err(e.into());
+/// Puts the serving process where the operator wants it.
+fn place<S: Shim>(pid: u32, request: &StartRequest) -> Result<(), Failure> {
+    if let Some(group) = request.options.as_ref().and_then(S::cgroup) {
+        davit_sys::cgroup::at(&group)?.add_process(pid)?;
     }
     // The daemon is to outlive its shims when memory runs out. Not worth
     // failing for: raising is refused in some sandboxes.
@@ -222,15 +217,6 @@ fn place(pid: u32, request: &StartRequest) -> Result<(), Failure> {
         let _ = davit_sys::process::set_oom_score_adj(pid, (score + 1).min(1000));
     }
     Ok(())
-}
-
-/// The group that the runtime's options want the shim in.
-fn shim_cgroup(any: &Any) -> Option<String> {
-    if any.type_url != "containerd.runc.v1.Options" {
-        return None;
-    }
-    let options = options::Options::parse_from_bytes(&any.value).ok()?;
-    (!options.shim_cgroup.is_empty()).then_some(options.shim_cgroup)
 }
 
 /// Written under another name first, so that a reader never sees half of it.

@@ -104,6 +104,45 @@ fn it_is_the_same_under_the_other_name() {
     shim.end(&bundle.id);
 }
 
+/// The shim itself is put where the options want it, in either form of these.
+#[test]
+fn it_goes_into_the_control_group_of_its_options() {
+    let name = runc_harness::unique("davit-shim");
+    let group = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"]
+        .map(|dir| std::path::Path::new(dir).join(&name))
+        .into_iter()
+        .find(|dir| dir.parent().unwrap().join("cgroup.procs").exists())
+        .unwrap();
+    std::fs::create_dir(&group).unwrap();
+    let own = options::Options { shim_cgroup: format!("/{name}"), ..Default::default() };
+    let toml = runtimeoptions::Options {
+        config_body: format!("ShimCgroup = \"/{name}\"\n").into_bytes(),
+        ..Default::default()
+    };
+    for wanted in [any("containerd.runc.v1.Options", &own), any("runtimeoptions.v1.Options", &toml)]
+    {
+        let daemon = Daemon::new();
+        let bundle = daemon.bundle(&["true"]);
+        let stdin = wanted.write_to_bytes().unwrap();
+        let output = run(&mut daemon.shim_command(SHIM, &bundle, "start"), &stdin);
+        let shim = daemon.connect(&answer(&output), &bundle);
+        let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", shim.pid)).unwrap();
+        assert!(groups.contains(&format!(":/{name}\n")), "{groups}");
+        shim.shutdown(&bundle.id).unwrap();
+        wait_for("the shim's end", || (!is_alive(shim.pid)).then_some(()));
+    }
+    wait_for("an empty group", || std::fs::remove_dir(&group).ok());
+
+    // Where it cannot go, nothing is left of it.
+    let daemon = Daemon::new();
+    let bundle = daemon.bundle(&["true"]);
+    let stdin = any("containerd.runc.v1.Options", &own).write_to_bytes().unwrap();
+    let output = run(&mut daemon.shim_command(SHIM, &bundle, "start"), &stdin);
+    assert!(!output.status.success() && output.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&name));
+    assert_eq!(std::fs::read_dir(daemon.dir.path().join("s")).unwrap().count(), 0);
+}
+
 #[test]
 fn it_tells_about_itself() {
     let version = must(Command::new(SHIM).arg("-v"));

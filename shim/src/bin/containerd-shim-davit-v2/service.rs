@@ -1,6 +1,7 @@
 //! The task service: every method is one event for the shim's loop.
 
 use std::cell::Cell;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use davit_shim::cli::Invocation;
@@ -10,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::event::{Call, Event, Reply};
 use crate::group::Group;
+use crate::options::Options;
 use crate::{cleanup, info};
 
 /// How many events may wait for the loop; further senders wait, too.
@@ -131,5 +133,11 @@ impl Shim for RuncShim {
         reaper: &Reaper,
     ) -> Result<(Option<Any>, Option<Any>), Failure> {
         info::info(options, reaper).await
+    }
+
+    fn cgroup(options: &Any) -> Option<PathBuf> {
+        // Options that cannot be read fail Create, with words.
+        let group = Options::from_any(Some(options)).ok()?.shim_cgroup;
+        (!group.is_empty()).then(|| group.into())
     }
 }
