@@ -15,8 +15,7 @@ use std::time::Duration;
 use command_fds::{CommandFdExt, FdMapping};
 use davit_shim::{Child, Failure, Reaper};
 use davit_types::ErrorKind;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::time::timeout;
@@ -94,9 +93,9 @@ impl Logger {
         }
     }
 
-    /// The process exists until its exit has been awaited, so the pid is its.
-    fn signal(&self, signal: Signal) {
-        let _ = kill(Pid::from_raw(self.child.pid.cast_signed()), signal);
+    /// One that has exited is no error.
+    fn signal(&mut self, signal: Signal) {
+        let _ = self.child.signal(signal as i32);
     }
 }
 

@@ -126,7 +126,9 @@ async fn run_exec(exec: &Exec, stdio: Stdio, io: &mut Io) -> Result<(u32, Watch)
             Ok(console) => *io = console,
             Err(failure) => {
                 // Nobody could ever talk to it.
-                if let Ok(process) = davit_sys::process::PidFd::open(pid) {
+                if davit_sys::process::is_living_child(pid)
+                    && let Ok(process) = davit_sys::process::PidFd::open(pid)
+                {
                     let _ = process.send_signal(nix::libc::SIGKILL);
                 }
                 return Err(failure);
