@@ -87,6 +87,10 @@ impl Container {
         if let Some(exit) = exit {
             self.shared.await_exit(key.clone(), exit);
         }
+        if !key.is_init() && self.init.exit.is_some() {
+            // It came when what the init had left was dead already.
+            self.kill_execs();
+        }
         for reply in std::iter::once(reply).chain(replies) {
             let _ = reply.send(Ok(task::StartResponse { pid, ..Default::default() }));
         }
@@ -230,12 +234,16 @@ impl Container {
     /// The runtime has killed what it found; the execs are known here.
     pub fn killed_rest(&mut self) {
         self.ending.killing = false;
+        self.kill_execs();
+        self.try_publish_init_exit();
+    }
+
+    fn kill_execs(&self) {
         for exec in self.execs.values().filter(|exec| exec.process.is_alive()) {
             if let Ok(process) = davit_sys::process::PidFd::open(exec.process.pid) {
                 let _ = process.send_signal(nix::libc::SIGKILL);
             }
         }
-        self.try_publish_init_exit();
     }
 
     /// The terminal of a process that has exited is empty.
