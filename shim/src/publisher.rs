@@ -153,7 +153,7 @@ async fn deliver(
     loop {
         let failure = match destination {
             Destination::Nowhere => return,
-            Destination::Socket(path) => forward(client, path, event.clone(), namespace)
+            Destination::Socket(path) => forward(client, path, &event, namespace)
                 .await
                 .err()
                 .map(|e| (e.kind(), e.to_string())),
@@ -187,17 +187,24 @@ fn is_refusal(kind: ErrorKind) -> bool {
 async fn forward(
     client: &mut Option<Client>,
     path: &Path,
-    event: Vec<u8>,
+    event: &[u8],
     namespace: &str,
 ) -> Result<(), ClientError> {
-    let connection = match client.take() {
-        Some(connection) if !connection.is_closed() => connection,
-        _ => connect(path).await?,
-    };
     // As the Go client sends it beside the envelope's own.
     let metadata = Metadata(vec![("containerd-namespace-ttrpc".to_owned(), namespace.to_owned())]);
-    connection.call_bytes(SERVICE, "Forward", event, &metadata, Some(FORWARD_TIMEOUT)).await?;
-    *client = Some(connection);
+    let send = async |connection: Client| {
+        let timeout = Some(FORWARD_TIMEOUT);
+        connection.call_bytes(SERVICE, "Forward", event.to_vec(), &metadata, timeout).await?;
+        Ok(connection)
+    };
+    if let Some(connection) = client.take().filter(|connection| !connection.is_closed()) {
+        match send(connection).await {
+            // A daemon that has restarted may be back by now.
+            Err(ClientError::Closed) => {}
+            sent => return sent.map(|connection| *client = Some(connection)),
+        }
+    }
+    *client = Some(send(connect(path).await?).await?);
     Ok(())
 }
 
