@@ -158,11 +158,14 @@ impl Group {
         }
         let key = Key::init(&request.id);
         let namespace = self.shared.context.namespace.to_string();
-        let job = create::create(request.clone(), namespace, self.shared.context.reaper.clone());
+        let (reaper, wanted) = (self.shared.context.reaper.clone(), request.clone());
         let creation = Creation { request, replies: vec![reply], waiting: Vec::new() };
         self.slots.insert(key.container.clone(), Slot::Creating(Box::new(creation)));
         self.shared.spawn(async move {
-            let outcome = Outcome::Created(job.await);
+            // On the heap: on its way into a task it would be copied from one
+            // stack frame to the next, and stack is never given back.
+            let made = Box::pin(create::create(wanted, namespace, reaper)).await;
+            let outcome = Outcome::Created(made);
             Event::Done(key, Box::new(outcome))
         });
     }

@@ -66,7 +66,7 @@ impl Container {
         } else if let Some(restore) = self.restore.take() {
             let streams = self.init.streams.clone();
             self.run(key, async move {
-                Outcome::Started(start::restore(fixed, restore, streams).await, reply)
+                Outcome::Started(Box::pin(start::restore(fixed, restore, streams)).await, reply)
             });
         } else {
             self.end_flight(key);
@@ -97,7 +97,11 @@ impl Container {
             process: exec.spec.clone(),
             streams: exec.process.streams.clone(),
         };
-        self.run(key, async move { Outcome::Started(start::start_exec(exec).await, reply) });
+        // On the heap, as Create is.
+        self.run(
+            key,
+            async move { Outcome::Started(Box::pin(start::start_exec(exec)).await, reply) },
+        );
     }
 
     fn delete_init(&mut self, key: &Key, reply: Reply<task::DeleteResponse>) {
