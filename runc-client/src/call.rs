@@ -31,6 +31,9 @@ use crate::spawn::Child;
 /// The most of a call's output that is kept.
 const OUTPUT_LIMIT: usize = 64 * 1024 * 1024;
 
+/// How much is read at once, on the stack: a runtime says little.
+const CHUNK: usize = 1024;
+
 /// How long a killed process may take to be gone. Only one that hangs in the
 /// kernel takes longer; it is reaped in the background.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
@@ -309,7 +312,7 @@ impl Output {
     /// Ready when something was read or the stream has ended just now.
     fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(receiver) = &mut self.receiver else { return Poll::Pending };
-        let mut buffer = [0; 4096];
+        let mut buffer = [0; CHUNK];
         let read = pin!(receiver.read(&mut buffer)).poll(context);
         match read {
             Poll::Pending => return Poll::Pending,
@@ -324,7 +327,7 @@ impl Output {
     fn drain(&mut self) {
         const MOST: usize = 1024 * 1024; // The largest size of a pipe.
         let Some(receiver) = self.receiver.take() else { return };
-        let mut buffer = [0; 4096];
+        let mut buffer = [0; CHUNK];
         let mut total = 0;
         while total < MOST {
             match rustix::io::read(&receiver, &mut buffer) {
