@@ -238,6 +238,12 @@ fn apply(updated: &mut Container, wanted: &Container, paths: &[String]) -> Resul
         if let Some(key) = path.strip_prefix("labels.") {
             objects::set(&mut updated.labels, &wanted.labels, key);
         } else if let Some(key) = path.strip_prefix("extensions.") {
+            if key.is_empty() {
+                return Err(Error::InvalidArgument(
+                    "update failed validation: container.Extension keys must not be zero-length"
+                        .into(),
+                ));
+            }
             match wanted.extensions.get(key) {
                 Some(any) => updated.extensions.insert(key.to_owned(), any.clone()),
                 None => updated.extensions.remove(key),
@@ -272,9 +278,6 @@ fn validate(container: &Container, context: &str) -> Result<()> {
     validate_labels(&container.labels, &format!("{context}: containers.Labels"))?;
     if container.runtime.name.is_empty() {
         return refuse("container.Runtime.Name must be set");
-    }
-    if container.spec.is_none() {
-        return refuse("container.Spec must be set");
     }
     if !container.snapshot_key.is_empty() && container.snapshotter.is_empty() {
         return refuse("container.Snapshotter must be set if container.SnapshotKey is set");

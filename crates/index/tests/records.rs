@@ -125,7 +125,6 @@ fn containers_that_cannot_be_are_refused() {
             "container.Runtime.Name must be set: invalid argument",
             create(&|c| c.runtime.name.clear()),
         ),
-        ("container.Spec must be set: invalid argument", create(&|c| c.spec = None)),
         (
             "container.Snapshotter must be set if container.SnapshotKey is set: invalid argument",
             create(&|c| c.snapshotter.clear()),
@@ -202,8 +201,8 @@ fn containers_keep_what_may_not_change() {
         r#"cannot update "runtime" field on "c": invalid argument"#
     );
     assert_eq!(
-        update(&|c| c.spec = None, &["spec"]),
-        "update failed validation: container.Spec must be set: invalid argument"
+        update(&|_| (), &["extensions."]),
+        "update failed validation: container.Extension keys must not be zero-length: invalid argument"
     );
     assert_eq!(update(&|c| c.id.clear(), &[]), "must specify a container id: invalid argument");
     assert_eq!(update(&|c| c.id = "d".to_owned(), &[]), r#"container "d": not found"#);

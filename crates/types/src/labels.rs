@@ -27,8 +27,7 @@ pub const UNCOMPRESSED: &str = "containerd.io/uncompressed";
      key: {key}: invalid argument"
 )]
 pub struct InvalidLabel {
-    /// The key, cut to 10 characters with `...` behind, as containerd prints
-    /// long ones.
+    /// The key, cut to 64 bytes, as containerd 2.x prints long ones.
     pub key: String,
     /// Bytes of key and value.
     pub length: usize,
@@ -47,12 +46,8 @@ pub fn validate(key: &str, value: &str) -> Result<(), InvalidLabel> {
         return Ok(());
     }
     const SHOWN: usize = 64;
-    let key = if key.len() > SHOWN {
-        format!("{}...", key.chars().take(10).collect::<String>())
-    } else {
-        key.to_owned()
-    };
-    Err(InvalidLabel { key, length })
+    let end = key.floor_char_boundary(SHOWN);
+    Err(InvalidLabel { key: key[..end].to_owned(), length })
 }
 
 #[cfg(test)]
@@ -64,5 +59,9 @@ mod tests {
         assert_eq!(validate("k", &"v".repeat(MAX_SIZE - 1)), Ok(()));
         let error = validate("k", &"v".repeat(MAX_SIZE)).unwrap_err();
         assert_eq!((error.key.as_str(), error.length), ("k", MAX_SIZE + 1));
+        let error = validate(&"ä".repeat(50), &"v".repeat(MAX_SIZE)).unwrap_err();
+        assert_eq!((error.key, error.length), ("ä".repeat(32), MAX_SIZE + 100));
+        let error = validate(&format!("k{}", "ä".repeat(50)), &"v".repeat(MAX_SIZE)).unwrap_err();
+        assert_eq!(error.key, format!("k{}", "ä".repeat(31)));
     }
 }

@@ -212,7 +212,14 @@ impl Session {
                 ))
             })?),
         };
-        let size = u64::try_from(self.total).unwrap_or(0);
+        let Ok(size) = u64::try_from(self.total) else {
+            return Err(Status::failed_precondition(format!(
+                "{:?} failed size validation: {} != {}: failed precondition",
+                self.reference,
+                writer.offset(),
+                self.total
+            )));
+        };
         let (events, namespace) = (self.service.events.clone(), self.namespace.clone());
         let info = blocking(move || {
             let info = writer.commit(size, expected.as_ref(), &labels)?;
