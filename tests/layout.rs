@@ -32,6 +32,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "davit-index",
             "davit-events",
             "davit-runtime",
+            "davit-client",
         ],
     ),
     ("davit-shim", &["davit-types", "davit-sys", "davit-protocols", "runc-client"]),

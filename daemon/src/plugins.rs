@@ -47,6 +47,8 @@ const RUNTIME: &str = "io.containerd.runtime.v2";
 const SERVICE: &str = "io.containerd.service.v1";
 const SHIM: &str = "io.containerd.shim.v1";
 const SNAPSHOT: &str = "io.containerd.snapshotter.v1";
+const STREAMING: &str = "io.containerd.streaming.v1";
+const TRANSFER: &str = "io.containerd.transfer.v1";
 const WARNING: &str = "io.containerd.warning.v1";
 
 /// What the restart monitor understands.
@@ -54,7 +56,7 @@ const RESTART_POLICIES: [&str; 4] = ["no", "always", "on-failure", "unless-stopp
 
 /// Type, id, requirements, and whether it names a platform; containerd 2.2's,
 /// in the order in which it would start them.
-const TABLE: [(&str, &str, &[&str], bool); 35] = [
+const TABLE: [(&str, &str, &[&str], bool); 39] = [
     (CONTENT, "content", &[], false),
     (SNAPSHOT, "native", &[], true),
     (SNAPSHOT, "overlayfs", &[], true),
@@ -76,6 +78,8 @@ const TABLE: [(&str, &str, &[&str], bool); 35] = [
     (SERVICE, "namespaces-service", &[METADATA], false),
     (SERVICE, "snapshots-service", &[METADATA], false),
     (SERVICE, "tasks-service", &[RUNTIME, METADATA, EVENT], false),
+    (STREAMING, "manager", &[METADATA], false),
+    (TRANSFER, "local", &[LEASE, METADATA, DIFF], false),
     (RESTART, "restart", &[EVENT, SERVICE], false),
     (GRPC, "containers", &[SERVICE], false),
     (GRPC, "content", &[SERVICE], false),
@@ -88,7 +92,9 @@ const TABLE: [(&str, &str, &[&str], bool); 35] = [
     (GRPC, "mounts", &[MOUNT], false),
     (GRPC, "namespaces", &[SERVICE], false),
     (GRPC, "snapshots", &[SERVICE], false),
+    (GRPC, "streaming", &[STREAMING], false),
     (GRPC, "tasks", &[SERVICE], false),
+    (GRPC, "transfer", &[TRANSFER, STREAMING], false),
     (GRPC, "version", &[SERVICE], false),
 ];
 

@@ -22,7 +22,7 @@ use crate::restart::Monitor;
 use crate::services::events_ttrpc::{self, EventIntake};
 use crate::services::{
     containers, content, events, health, images, introspection, leases, mounts, namespaces,
-    snapshots, tasks, version,
+    snapshots, streaming, tasks, transfer, version,
 };
 use crate::{listen, notify};
 
@@ -191,6 +191,7 @@ fn routes(app: &App) -> Routes {
     let mut routes = Routes::builder();
     add_records(&mut routes, app);
     add_storage(&mut routes, app);
+    add_transfers(&mut routes, app);
     let (index, exchange) = (Arc::clone(&app.index), Arc::clone(&app.events));
     let (content, tasks) = (Arc::clone(&app.content), app.tasks.clone());
     add!(routes, app, "events", api::events::v1::events_server::EventsServer<_>, {
@@ -259,4 +260,16 @@ fn add_storage(routes: &mut RoutesBuilder, app: &App) {
     add!(routes, app, "mounts", api::mounts::v1::mounts_server::MountsServer<_>, {
         mounts::Mounts { mounts: Arc::clone(&app.mounts) }
     });
+}
+
+/// What moves images, and the streams that it does so on.
+fn add_transfers(routes: &mut RoutesBuilder, app: &App) {
+    let streams = Arc::new(streaming::Streams::default());
+    let address = app.config.grpc.address.clone();
+    use api::streaming::v1::streaming_server::StreamingServer;
+    add!(routes, app, "streaming", StreamingServer<_>, {
+        streaming::Streaming { streams: Arc::clone(&streams) }
+    });
+    use api::transfer::v1::transfer_server::TransferServer;
+    add!(routes, app, "transfer", TransferServer<_>, transfer::Transfer::new(streams, address));
 }

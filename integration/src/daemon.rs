@@ -92,6 +92,28 @@ impl Daemon {
     /// The same with the state directory at `state`, a path relative to the
     /// daemon's own directory.
     pub fn with_state(server: Server, shim: Shim, state: &str) -> Self {
+        let mut daemon = Self::new(server, shim, state);
+        daemon.launch();
+        daemon
+    }
+
+    /// The same with small disks of their own, tmpfs with the options given,
+    /// for some of the directories `root` and `state`.
+    pub fn on_disks(server: Server, shim: Shim, disks: &[(&str, &str)]) -> Self {
+        let mut daemon = Self::new(server, shim, "state");
+        for (name, options) in disks {
+            let at = daemon.path(name);
+            fs::create_dir(&at).expect("a new directory is empty");
+            let none = nix::mount::MsFlags::empty();
+            nix::mount::mount(Some("tmpfs"), &at, Some("tmpfs"), none, Some(*options))
+                .expect("root may mount");
+        }
+        daemon.launch();
+        daemon
+    }
+
+    /// A daemon that has yet to be launched.
+    fn new(server: Server, shim: Shim, state: &str) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("davit-it-")
             .rand_bytes(8)
@@ -106,9 +128,8 @@ impl Daemon {
         if peers::bin_dir().join("containerd-shim-davit-v2").exists() {
             link("containerd-shim-davit-v2", peers::ours("containerd-shim-davit-v2"));
         }
-        let mut daemon = Self { server, shim, process: None, directory, state: state.to_owned() };
+        let daemon = Self { server, shim, process: None, directory, state: state.to_owned() };
         fs::write(daemon.path("config.toml"), daemon.config()).expect("the directory is writable");
-        daemon.launch();
         daemon
     }
 
@@ -180,6 +201,11 @@ impl Daemon {
         self.process.as_ref().expect("the daemon runs").id()
     }
 
+    /// Whether the process has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.as_mut().is_none_or(|process| !matches!(process.try_wait(), Ok(None)))
+    }
+
     /// A path in the daemon's own directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
@@ -246,12 +272,7 @@ impl Daemon {
     pub fn import_image(&self, client: Client) {
         let archive = self.path("image.tar");
         image::write_archive(&archive).expect("an archive can be written");
-        let mut command = self.ctr(client);
-        command.args(["image", "import"]);
-        if client == Client::Ctr21 {
-            command.arg("--local");
-        }
-        must(command.arg(&archive));
+        must(self.ctr(client).args(["image", "import"]).arg(&archive));
     }
 
     /// Ends every container of the daemon's namespace, as far as it can.

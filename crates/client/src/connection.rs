@@ -88,6 +88,11 @@ impl Client {
         Ok(Self { metadata, ..self.clone() })
     }
 
+    /// Whether a lease holds everything that is made.
+    pub fn is_leased(&self) -> bool {
+        self.metadata.lease.is_some()
+    }
+
     /// The namespace that calls are about.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace

@@ -2,6 +2,7 @@
 //! unpacking its layers into snapshots.
 
 use davit_protocols::grpc::containerd::services::diff::v1::ApplyRequest;
+use davit_protocols::grpc::containerd::services::images::v1 as images;
 use davit_protocols::grpc::containerd::services::images::v1::GetImageRequest;
 use davit_protocols::grpc::containerd::services::snapshots::v1 as snapshots;
 use davit_protocols::grpc::containerd::types::Descriptor;
@@ -44,7 +45,14 @@ impl Image {
     pub async fn get(client: &Client, name: &str) -> Result<Self, Error> {
         let request = GetImageRequest { name: name.to_owned() };
         let record = client.images().get(request).await?.into_inner().image.unwrap_or_default();
-        let target = record.target.unwrap_or_default();
+        Self::of(client, name, &record.target.unwrap_or_default()).await
+    }
+
+    /// Reads the image at `target`, which is called `name` in errors.
+    ///
+    /// # Errors
+    /// As [`Image::get`].
+    pub async fn of(client: &Client, name: &str, target: &Descriptor) -> Result<Self, Error> {
         let target: Digest = target.digest.parse().map_err(|e| Error::invalid(name, e))?;
         let manifest = manifest(client, name, &target).await?;
         let config_digest = digest(name, &manifest["config"])?;
@@ -195,6 +203,44 @@ impl Image {
     }
 }
 
+/// Names an image, anew if there is one of that name already. Without
+/// `labels` those that the record has stay as they are.
+///
+/// # Errors
+/// What the daemon answers.
+pub async fn put(
+    client: &Client,
+    name: &str,
+    target: &Descriptor,
+    labels: Option<&Labels>,
+) -> Result<(), Error> {
+    let record = images::Image {
+        name: name.to_owned(),
+        target: Some(target.clone()),
+        labels: labels.into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        ..Default::default()
+    };
+    let create = images::CreateImageRequest { image: Some(record.clone()), ..Default::default() };
+    // Without a mask, all of the record is replaced.
+    let update_mask = match labels {
+        None => Some(prost_types::FieldMask { paths: vec!["target".into()] }),
+        Some(_) => None,
+    };
+    let update =
+        images::UpdateImageRequest { image: Some(record), update_mask, ..Default::default() };
+    loop {
+        match client.images().create(create.clone()).await.map_err(Error::from) {
+            Err(Error::Daemon { kind: ErrorKind::AlreadyExists, .. }) => {}
+            other => return other.map(|_| ()),
+        }
+        match client.images().update(update.clone()).await.map_err(Error::from) {
+            // Somebody removed it in between.
+            Err(Error::Daemon { kind: ErrorKind::NotFound, .. }) => {}
+            other => return other.map(|_| ()),
+        }
+    }
+}
+
 /// containerd's label, on a configuration, for the snapshot that holds the
 /// whole image.
 fn reference(snapshotter: &str) -> String {
@@ -212,7 +258,7 @@ async fn exists(client: &Client, snapshotter: &str, key: &str) -> Result<bool, E
 }
 
 /// Go's name of this machine's architecture.
-fn architecture() -> &'static str {
+pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

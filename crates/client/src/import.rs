@@ -8,15 +8,16 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read};
 
-use davit_protocols::grpc::containerd::services::images::v1 as images;
 use davit_protocols::grpc::containerd::types::Descriptor;
-use davit_types::{Digest, ErrorKind, Labels};
+use davit_types::{Digest, Labels};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::image::{self, Image};
+use crate::naming::{Found, Naming};
 use crate::{Client, Error, Lease, content};
 
 /// Documents larger than this are not read as such, in bytes.
@@ -24,6 +25,10 @@ const DOCUMENT_LIMIT: u64 = 8 << 20;
 
 /// The most entries that an archive may have.
 const ENTRY_LIMIT: usize = 100_000;
+
+/// What is read after the last entry at most, in bytes, so that who writes
+/// the archive is not cut off in its padding.
+const PADDING_LIMIT: u64 = 1 << 20;
 
 /// What a lease is taken for at most; it ends sooner when all went well.
 const LEASE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
@@ -42,6 +47,17 @@ pub struct Imported {
     pub name: String,
     /// What the name points to.
     pub target: Descriptor,
+}
+
+/// What is made of an archive.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The names of its images.
+    pub naming: Naming,
+    /// The labels of the images' records; `None` leaves those that there are.
+    pub labels: Option<Labels>,
+    /// The snapshotters that the images are unpacked for.
+    pub unpack: Vec<String>,
 }
 
 /// What was met in the archive.
@@ -69,13 +85,29 @@ pub async fn archive(
     name: Option<&str>,
     stop: impl Future<Output = ()>,
 ) -> Result<Vec<Imported>, Error> {
+    let naming = Naming::Own(name.map(str::to_owned));
+    let options = Options { naming, labels: None, unpack: Vec::new() };
+    archive_with(client, archive, &options, stop).await
+}
+
+/// Imports what `options` name of an archive, as [`archive`] does. Images are
+/// unpacked before they are named.
+///
+/// # Errors
+/// As [`archive`] and [`Image::unpack`].
+pub async fn archive_with(
+    client: &Client,
+    archive: impl Read + Send + 'static,
+    options: &Options,
+    stop: impl Future<Output = ()>,
+) -> Result<Vec<Imported>, Error> {
     let lease = Lease::take(client, LEASE).await?;
     let importing = async {
         let leased = lease.client().clone();
         let handle = Handle::current();
         let reading = tokio::task::spawn_blocking(move || store(&leased, &handle, archive));
         let met = reading.await.map_err(|_| Error::Stopped)??;
-        name_images(lease.client(), &met, name).await
+        name_images(lease.client(), &met, options).await
     };
     let result = tokio::select! {
         result = importing => result,
@@ -112,6 +144,8 @@ fn store(client: &Client, handle: &Handle, archive: impl Read) -> Result<Met, Er
         check_path(&path, &digest)?;
         met.files.insert(path, (digest, size));
     }
+    let padding = &mut tar.into_inner().take(PADDING_LIMIT);
+    io::copy(padding, &mut io::sink()).map_err(invalid)?;
     Ok(met)
 }
 
@@ -209,27 +243,75 @@ fn decompress<'a>(mut stream: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a
     })
 }
 
-/// Labels what belongs together and gives the images their names.
+/// Labels what belongs together, unpacks the images and gives them their
+/// names.
 async fn name_images(
     client: &Client,
     met: &Met,
-    name: Option<&str>,
+    options: &Options,
 ) -> Result<Vec<Imported>, Error> {
-    let named = match (met.documents.get("index.json"), met.documents.get("manifest.json")) {
-        (Some(index), _) => of_layout(client, met, index, name).await?,
-        (None, Some(manifest)) => of_docker(client, met, manifest, name).await?,
+    let found = match (met.documents.get("index.json"), met.documents.get("manifest.json")) {
+        (Some(index), _) => of_layout(client, met, index).await?,
+        (None, Some(manifest)) => of_docker(client, met, manifest).await?,
         (None, None) => {
             let reason = "neither index.json nor manifest.json: not an image";
             return Err(Error::invalid("archive", reason));
         }
     };
-    if named.is_empty() {
+    let mut named = whole(client, met, &found, options).await?;
+    for image in &found {
+        let target = &image.target;
+        let names = options.naming.of_image(image).into_iter();
+        named.extend(names.map(|name| Imported { name, target: target.clone() }));
+    }
+    if named.is_empty() && matches!(options.naming, Naming::Own(_)) {
         return Err(Error::invalid("archive", "no image in it has a name; give one"));
     }
-    for image in &named {
-        put_image(client, image).await?;
+    for image in found.iter().filter(|_| !options.unpack.is_empty()) {
+        let image = Image::of(client, &image.target.digest, &image.target).await?;
+        for snapshotter in &options.unpack {
+            image.unpack(client, snapshotter, std::future::pending()).await?;
+        }
+    }
+    for Imported { name, target } in &named {
+        image::put(client, name, target, options.labels.as_ref()).await?;
     }
     Ok(named)
+}
+
+/// The archive's index, as an image of its own where it is to have a name.
+async fn whole(
+    client: &Client,
+    met: &Met,
+    found: &[Found],
+    options: &Options,
+) -> Result<Vec<Imported>, Error> {
+    let bytes = met.documents.get("index.json").cloned().unwrap_or_else(|| {
+        let entry = |image: &Found| {
+            let target = &image.target;
+            serde_json::json!({
+                "mediaType": target.media_type, "digest": target.digest, "size": target.size,
+            })
+        };
+        let entries: Vec<Value> = found.iter().map(entry).collect();
+        serde_json::json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries})
+            .to_string()
+            .into_bytes()
+    });
+    let digest = digest_of(&bytes);
+    let names = options.naming.of_whole(digest.as_str());
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let target = Descriptor {
+        media_type: INDEX.into(),
+        digest: digest.to_string(),
+        size: bytes.len() as i64,
+        ..Default::default()
+    };
+    let labels = references(&parse("index.json", &bytes)?);
+    content::write_whole(client, bytes, &digest, &labels).await?;
+    Ok(names.into_iter().map(|name| Imported { name, target: target.clone() }).collect())
 }
 
 fn parse(path: &str, bytes: &[u8]) -> Result<Value, Error> {
@@ -237,37 +319,28 @@ fn parse(path: &str, bytes: &[u8]) -> Result<Value, Error> {
 }
 
 /// The images of an OCI layout.
-async fn of_layout(
-    client: &Client,
-    met: &Met,
-    index: &[u8],
-    name: Option<&str>,
-) -> Result<Vec<Imported>, Error> {
+async fn of_layout(client: &Client, met: &Met, index: &[u8]) -> Result<Vec<Found>, Error> {
     let index = parse("index.json", index)?;
-    let mut named = Vec::new();
+    let mut found = Vec::new();
     for entry in index["manifests"].as_array().into_iter().flatten() {
-        let target = descriptor("index.json", entry)?;
+        let mut target = descriptor("index.json", entry)?;
         label_tree(client, met, &target).await?;
-        let annotation = |key: &str| entry["annotations"][key].as_str().map(str::to_owned);
-        let own = annotation("io.containerd.image.name").or_else(|| {
-            annotation("org.opencontainers.image.ref.name").filter(|n| n.contains(['/', ':']))
-        });
-        if let Some(name) = own.or_else(|| name.map(str::to_owned)) {
-            named.push(Imported { name, target });
-        }
+        let annotations = entry["annotations"].as_object().into_iter().flatten();
+        let text =
+            |(key, value): (&String, &Value)| Some((key.clone(), value.as_str()?.to_owned()));
+        target.annotations = annotations.filter_map(text).collect();
+        let annotation = |key: &str| target.annotations.get(key).cloned();
+        let full = annotation("io.containerd.image.name");
+        let reference = annotation("org.opencontainers.image.ref.name");
+        found.push(Found { full, reference, familiar: None, target });
     }
-    Ok(named)
+    Ok(found)
 }
 
 /// The images of `docker save`'s own format; manifests are made for them.
-async fn of_docker(
-    client: &Client,
-    met: &Met,
-    manifest: &[u8],
-    name: Option<&str>,
-) -> Result<Vec<Imported>, Error> {
+async fn of_docker(client: &Client, met: &Met, manifest: &[u8]) -> Result<Vec<Found>, Error> {
     let list = parse("manifest.json", manifest)?;
-    let mut named = Vec::new();
+    let mut found = Vec::new();
     for image in list.as_array().into_iter().flatten() {
         let file = |path: &str, kind: &str| {
             let (digest, size) = met.files.get(path).ok_or_else(|| {
@@ -295,12 +368,17 @@ async fn of_docker(
         let labels = references(&document);
         content::write_whole(client, bytes, &digest, &labels).await?;
         let tags = image["RepoTags"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let own: Vec<String> = tags.map(str::to_owned).collect();
-        let names =
-            if own.is_empty() { name.map(str::to_owned).into_iter().collect() } else { own };
-        named.extend(names.into_iter().map(|name| Imported { name, target: target.clone() }));
+        let before = found.len();
+        found.extend(tags.map(|tag| Found {
+            familiar: Some(tag.to_owned()),
+            target: target.clone(),
+            ..Found::default()
+        }));
+        if found.len() == before {
+            found.push(Found { target, ..Found::default() });
+        }
     }
-    Ok(named)
+    Ok(found)
 }
 
 fn descriptor(subject: &str, value: &Value) -> Result<Descriptor, Error> {
@@ -367,28 +445,6 @@ fn references(document: &Value) -> Labels {
     let config = document.get("config");
     let config = config.map(|c| ("containerd.io/gc.ref.content.config".to_owned(), digest(c)));
     numbered("manifests", "m").into_iter().chain(numbered("layers", "l")).chain(config).collect()
-}
-
-async fn put_image(client: &Client, image: &Imported) -> Result<(), Error> {
-    let record = images::Image {
-        name: image.name.clone(),
-        target: Some(image.target.clone()),
-        ..Default::default()
-    };
-    let create = images::CreateImageRequest { image: Some(record.clone()), ..Default::default() };
-    match client.images().create(create).await.map_err(Error::from) {
-        Err(Error::Daemon { kind: ErrorKind::AlreadyExists, .. }) => {
-            let mask = prost_types::FieldMask { paths: vec!["target".into()] };
-            let update = images::UpdateImageRequest {
-                image: Some(record),
-                update_mask: Some(mask),
-                ..Default::default()
-            };
-            client.images().update(update).await?;
-            Ok(())
-        }
-        other => other.map(|_| ()),
-    }
 }
 
 #[cfg(test)]

@@ -15,15 +15,20 @@ const EXPIRE: &str = "containerd.io/gc.expire";
 #[derive(Debug)]
 pub struct Lease {
     client: Client,
-    id: String,
+    /// `None` when the client had a lease before; it ends that itself.
+    id: Option<String>,
 }
 
 impl Lease {
-    /// Takes a lease that ends by itself after `duration`.
+    /// Takes a lease that ends by itself after `duration`. A client whose
+    /// calls are held by a lease already goes on with that one.
     ///
     /// # Errors
     /// What the daemon answers.
     pub async fn take(client: &Client, duration: Duration) -> Result<Self, Error> {
+        if client.is_leased() {
+            return Ok(Self { client: client.clone(), id: None });
+        }
         let expire = (Timestamp::now() + duration).to_string();
         let request = CreateRequest {
             labels: [(EXPIRE.to_owned(), expire)].into(),
@@ -31,7 +36,7 @@ impl Lease {
         };
         let response = client.leases().create(request).await?.into_inner();
         let id = response.lease.unwrap_or_default().id;
-        Ok(Self { client: client.with_lease(&id)?, id })
+        Ok(Self { client: client.with_lease(&id)?, id: Some(id) })
     }
 
     /// The client whose calls this lease holds.
@@ -44,7 +49,8 @@ impl Lease {
     /// # Errors
     /// What the daemon answers; the lease then ends by itself.
     pub async fn end(self) -> Result<(), Error> {
-        let request = DeleteRequest { id: self.id, sync: false };
+        let Some(id) = self.id else { return Ok(()) };
+        let request = DeleteRequest { id, sync: false };
         self.client.leases().delete(request).await?;
         Ok(())
     }

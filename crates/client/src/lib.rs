@@ -27,6 +27,7 @@ mod error;
 pub mod image;
 pub mod import;
 mod lease;
+pub mod naming;
 pub mod spec;
 pub mod user;
 

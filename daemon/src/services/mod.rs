@@ -17,7 +17,9 @@ pub mod leases;
 pub mod mounts;
 pub mod namespaces;
 pub mod snapshots;
+pub mod streaming;
 pub mod tasks;
+pub mod transfer;
 pub mod version;
 
 use davit_events::Exchange;

@@ -1,0 +1,198 @@
+//! The service `containerd.services.transfer.v1` (containerd,
+//! `plugins/services/transfer` and `core/transfer/local`): images between the
+//! store and archives that a client sends or receives on a stream.
+//!
+//! Archives are read and images unpacked by `davit-client`, over the daemon's
+//! own socket, so that there is one implementation of both.
+
+mod archive;
+mod progress;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use davit_client::naming::{Naming, Prefix, Rules, Whole};
+use davit_client::{Client, image, import};
+use davit_protocols::grpc::containerd::services::images::v1::GetImageRequest;
+use davit_protocols::grpc::containerd::services::transfer::v1 as wire;
+use davit_protocols::grpc::containerd::types::transfer as types;
+use davit_types::{Labels, Namespace};
+use prost_types::Any;
+use tokio::sync::{OnceCell, oneshot};
+use tonic::{Request, Response, Status};
+use wire::transfer_server::Transfer as Service;
+
+use super::streaming::{Streams, decode, is};
+use super::{lease, namespace, status};
+use progress::Progress;
+
+const IMAGE_STORE: &str = "containerd.types.transfer.ImageStore";
+const IMPORT_STREAM: &str = "containerd.types.transfer.ImageImportStream";
+
+/// What images are unpacked for when the client leaves it to the daemon.
+const SNAPSHOTTER: &str = "overlayfs";
+
+/// Serves transfers. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Transfer {
+    streams: Arc<Streams>,
+    address: PathBuf,
+    connection: Arc<OnceCell<Client>>,
+}
+
+impl Transfer {
+    /// Finds streams in `streams` and this daemon itself at `address`, which
+    /// is connected to when it is needed.
+    pub fn new(streams: Arc<Streams>, address: PathBuf) -> Self {
+        Self { streams, address, connection: Arc::default() }
+    }
+
+    /// This daemon, as the caller would see it.
+    async fn client(&self, namespace: &Namespace, lease: Option<&str>) -> Result<Client, Status> {
+        let connect = || Client::connect(&self.address, namespace.clone());
+        let client = self.connection.get_or_try_init(connect).await.map_err(status)?;
+        let client = client.in_namespace(namespace.clone());
+        lease.map_or(Ok(client.clone()), |lease| client.with_lease(lease)).map_err(status)
+    }
+
+    /// Does what is asked for, unless `gone` is ready first.
+    async fn transfer_now(
+        self,
+        namespace: Namespace,
+        lease: Option<String>,
+        request: wire::TransferRequest,
+        gone: impl Future<Output = ()>,
+    ) -> Result<(), Status> {
+        let options = request.options.unwrap_or_default();
+        let progress = match options.progress_stream.as_str() {
+            "" => Progress::default(),
+            id => Progress::on(self.streams.take(&namespace, id)?),
+        };
+        let source = request.source.unwrap_or_default();
+        let destination = request.destination.unwrap_or_default();
+        if !is(&destination, IMAGE_STORE)
+            || !(is(&source, IMAGE_STORE) || is(&source, IMPORT_STREAM))
+        {
+            return Err(not_implemented(&source, &destination));
+        }
+        let store: types::ImageStore = decode(&destination, IMAGE_STORE)?;
+        let client = self.client(&namespace, lease.as_deref()).await?;
+        if is(&source, IMAGE_STORE) {
+            return tag(&client, &decode(&source, IMAGE_STORE)?, &store).await;
+        }
+        let source: types::ImageImportStream = decode(&source, IMPORT_STREAM)?;
+        if source.force_compress {
+            return Err(Status::unimplemented("compressing an archive's layers: not implemented"));
+        }
+        progress.tell("Importing").await;
+        let stream = self.streams.take(&namespace, &source.stream)?;
+        // Dropped at the end of this, which ends a reader left behind.
+        let (_working, over) = oneshot::channel();
+        let archive = archive::Incoming::new(stream, over);
+        let options = import_options(store);
+        let imported = import::archive_with(&client, archive, &options, gone).await;
+        for image in imported.map_err(status)? {
+            progress.saved(image).await;
+        }
+        progress.tell("Completed import").await;
+        Ok(())
+    }
+}
+
+#[tonic::async_trait]
+impl Service for Transfer {
+    async fn transfer(
+        &self,
+        request: Request<wire::TransferRequest>,
+    ) -> Result<Response<()>, Status> {
+        let namespace = namespace(&request)?;
+        let lease = lease(&request).map(|id| id.as_str().to_owned());
+        // When the caller goes, what was begun is given up in good order,
+        // which takes a while longer than this call.
+        let (caller, gone) = oneshot::channel::<()>();
+        let gone = async {
+            let _ = gone.await;
+        };
+        let work = self.clone().transfer_now(namespace, lease, request.into_inner(), gone);
+        let result = tokio::spawn(work).await;
+        drop(caller);
+        result
+            .unwrap_or_else(|failure| {
+                log::error!(failure:%; "a transfer did not finish");
+                Err(Status::internal("the transfer failed inside the daemon: internal"))
+            })
+            .map(Response::new)
+    }
+}
+
+fn not_implemented(source: &Any, destination: &Any) -> Status {
+    Status::unimplemented(format!(
+        "method Transfer not implemented for {} to {}",
+        source.type_url, destination.type_url
+    ))
+}
+
+/// Gives an image further names.
+async fn tag(
+    client: &Client,
+    source: &types::ImageStore,
+    destination: &types::ImageStore,
+) -> Result<(), Status> {
+    let request = GetImageRequest { name: source.name.clone() };
+    let found = client.images().get(request).await.map_err(davit_client::Error::from);
+    let target = found.map_err(status)?.into_inner().image.unwrap_or_default().target;
+    let target = target.unwrap_or_default();
+    let labels = labels(destination);
+    let mut names: Vec<String> = Vec::new();
+    names.extend((!destination.name.is_empty()).then(|| destination.name.clone()));
+    for extra in destination.extra_references.iter().filter(|extra| !extra.is_prefix) {
+        names.push(match extra.add_digest {
+            true => format!("{}@{}", extra.name, target.digest),
+            false => extra.name.clone(),
+        });
+    }
+    if names.is_empty() {
+        return Err(Status::not_found("no image name found: not found"));
+    }
+    for name in names {
+        image::put(client, &name, &target, Some(&labels)).await.map_err(status)?;
+    }
+    Ok(())
+}
+
+fn labels(store: &types::ImageStore) -> Labels {
+    store.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// What a destination says about the images that come to it.
+fn import_options(store: types::ImageStore) -> import::Options {
+    let labels = Some(labels(&store));
+    let mut rules = Rules::default();
+    if !store.name.is_empty() {
+        rules.whole.push(Whole { name: store.name, add_digest: false });
+    }
+    for extra in store.extra_references {
+        let types::ImageReference { name, add_digest, .. } = extra;
+        if extra.is_prefix {
+            rules.prefixes.push(Prefix {
+                name,
+                allow_overwrite: extra.allow_overwrite,
+                add_digest,
+                skip_named_digest: extra.skip_named_digest,
+            });
+        } else {
+            rules.whole.push(Whole { name, add_digest });
+        }
+    }
+    // Those of other platforms are left packed, as containerd does.
+    let ours = store.unpacks.into_iter().filter(|unpack| {
+        let platform = unpack.platform.clone().unwrap_or_default();
+        (platform.os.is_empty() || platform.os == "linux")
+            && (platform.architecture.is_empty() || platform.architecture == image::architecture())
+    });
+    let unpack = ours.map(|unpack| match unpack.snapshotter.as_str() {
+        "" => SNAPSHOTTER.to_owned(),
+        _ => unpack.snapshotter,
+    });
+    import::Options { unpack: unpack.collect(), naming: Naming::Rules(rules), labels }
+}
