@@ -6,6 +6,7 @@
 //! `DAVIT_BIN_DIR` names, `target/release` by default (`make release`); newer
 //! peers from the tree that `setup.sh` makes, `target/forky` by default.
 
+pub mod api;
 pub mod daemon;
 pub mod docker;
 pub mod image;
