@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -33,7 +35,12 @@ pub struct MountPoint {
 pub fn read() -> Result<Vec<MountPoint>> {
     // A thread can have a mount namespace of its own.
     let path = Path::new("/proc/thread-self/mountinfo");
-    let bytes = std::fs::read(path).map_err(|e| Error::path("read", path, e))?;
+    // The file has no size to go by; small reads would each make the kernel
+    // go through the table again.
+    let mut bytes = Vec::with_capacity(16 << 10);
+    File::open(path)
+        .and_then(|mut file| file.read_to_end(&mut bytes))
+        .map_err(|e| Error::path("read", path, e))?;
     bytes
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty())
