@@ -147,9 +147,13 @@ impl Endpoint {
     }
 
     /// Reads the endpoint that a bundle keeps; `None` where there is none,
-    /// because the shim has never answered.
+    /// because the shim has never answered. That a file cannot be read is an
+    /// error, and not the same.
     pub fn load(bundle: &Bundle) -> Result<Option<Self>, Error> {
-        let kept = bundle.read(FILE).or_else(|| bundle.read(ADDRESS_FILE));
+        let kept = match bundle.look(FILE)? {
+            None => bundle.look(ADDRESS_FILE)?,
+            kept => kept,
+        };
         kept.map(|text| Self::parse(text.as_bytes())).transpose()
     }
 }

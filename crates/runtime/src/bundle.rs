@@ -98,9 +98,21 @@ impl Bundle {
         state.and(work)
     }
 
-    /// Reads one of the bundle's small files; `None` where it is missing.
+    /// Reads one of the bundle's small files; `None` where it is missing,
+    /// empty, or cannot be read.
     pub fn read(&self, name: &str) -> Option<String> {
-        fs::read_to_string(self.path.join(name)).ok().filter(|text| !text.is_empty())
+        self.look(name).ok().flatten()
+    }
+
+    /// Reads one of the bundle's small files; `None` where it is missing or
+    /// empty.
+    pub fn look(&self, name: &str) -> Result<Option<String>, Error> {
+        let path = self.path.join(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text).filter(|text| !text.is_empty())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &path, error)),
+        }
     }
 
     /// Writes one of the bundle's small files, as a whole or not at all.

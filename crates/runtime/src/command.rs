@@ -49,7 +49,7 @@ impl Output {
 }
 
 /// Prepares `program` to be run in `directory`, with the daemon's environment
-/// as far as it is meant for others.
+/// as far as it is meant for others, and the limits that the daemon was given.
 pub(crate) fn prepare(program: &Path, directory: Option<&Path>) -> Command {
     let mut command = Command::new(program);
     if let Some(directory) = directory {
@@ -58,6 +58,7 @@ pub(crate) fn prepare(program: &Path, directory: Option<&Path>) -> Command {
     for name in NOT_INHERITED {
         command.env_remove(name);
     }
+    davit_sys::process::restore_open_files(command.as_std_mut());
     command
 }
 

@@ -20,7 +20,8 @@ const V2: &str = "containerd.task.v2.Task";
 const V3: &str = "containerd.task.v3.Task";
 /// Where Go's ttrpc looks for the namespace.
 const NAMESPACE: &str = "containerd-namespace-ttrpc";
-/// Between two tries to reach a socket whose queue is full.
+/// Between two tries to reach a socket whose queue is full, or to get what a
+/// connection takes on our side.
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection to a shim. Closes when it is dropped.
@@ -33,7 +34,8 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Connects to `endpoint`. A socket whose queue is full is tried again
-    /// until the deadline; everything else that is wrong with it is final.
+    /// until the deadline, and so is one when we are short of files or memory,
+    /// which says nothing of the shim. Everything else is final.
     pub async fn open(
         endpoint: &Endpoint,
         namespace: &Namespace,
@@ -114,12 +116,18 @@ impl Connection {
 async fn reach(path: &PathBuf) -> io::Result<UnixStream> {
     loop {
         match UnixStream::connect(path).await {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(error) if is_passing(&error) => {
                 tokio::time::sleep(BUSY_PAUSE).await;
             }
             result => return result,
         }
     }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    use nix::Error as E;
+    let passing = [E::EAGAIN, E::EMFILE, E::ENFILE, E::ENOMEM, E::ENOBUFS];
+    error.raw_os_error().is_some_and(|code| passing.contains(&E::from_raw(code)))
 }
 
 fn failure(error: ClientError) -> Error {

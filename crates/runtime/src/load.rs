@@ -67,10 +67,19 @@ impl Tasks {
         let shim = match self.reconnect(namespace, id, &bundle).await {
             Ok(Some(shim)) => Arc::new(shim),
             Ok(None) => return self.discard(namespace, id, &bundle, cleanups).await,
-            Err(error) => {
+            Err(error @ Error::Connect(_)) => {
                 log::warn!(namespace = namespace.as_str(), container = id.as_str(),
                     error:% = error.full_message(); "unable to load shim");
                 return self.discard_dead(namespace, id, &bundle, cleanups).await;
+            }
+            // We are short of something, or do not understand what another
+            // version wrote: that is no reason to end a container. A Create of
+            // this id is.
+            Err(error) => {
+                log::error!(namespace = namespace.as_str(), container = id.as_str(),
+                    error:% = error.full_message();
+                    "cannot tell whether there is a shim; its bundle is left alone");
+                return;
             }
         };
         self.take_up(shim, cleanups).await;
@@ -84,7 +93,7 @@ impl Tasks {
         bundle: &Bundle,
     ) -> Result<Option<Shim>, Error> {
         let Some(endpoint) = Endpoint::load(bundle)? else { return Ok(None) };
-        let sandboxed = bundle.read(SANDBOX_FILE).is_some();
+        let sandboxed = bundle.look(SANDBOX_FILE)?.is_some();
         let log = match sandboxed {
             true => None,
             false => Some(ShimLog::open(&bundle.path, namespace, id)?),

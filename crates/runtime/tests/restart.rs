@@ -35,6 +35,7 @@ macro_rules! with_each_shim {
 
 with_each_shim! {
     a_running_container_is_found_again;
+    a_shim_that_is_not_understood_is_left_alone;
     an_exit_while_the_daemon_was_away_is_there;
     a_shim_that_died_while_the_daemon_was_away_is_cleaned_up;
     a_killed_shim_is_cleaned_up_once;
@@ -80,6 +81,28 @@ async fn a_running_container_is_found_again(shim: &Path) {
     eventually("the last output", || fs::read(&output).unwrap() == b"hello\nbye\n").await;
     assert_eq!(tasks.delete(ns, &c1, patient()).await.unwrap().status, 6);
     eventually("the exit event", || world.exits().contains(&("c1".into(), 6))).await;
+    world.check_empty().await;
+}
+
+/// As after a downgrade: what a later version wrote is not understood.
+async fn a_shim_that_is_not_understood_is_left_alone(shim: &Path) {
+    let mut world = World::new(shim).await;
+    let pid = world.run("c1", "exec sleep 1000").await;
+    world.stop().await;
+    let path = world.bundle("c1").join("bootstrap.json");
+    let kept = fs::read_to_string(&path).unwrap();
+    let (before, after) = kept.split_once("\"version\":").unwrap();
+    fs::write(&path, format!("{before}\"version\":9{}", &after[1..])).unwrap();
+    world.start().await;
+    assert!(!world.tasks().contains(&world.namespace, &id("c1")));
+    assert!(!is_dead(pid));
+    world.stop().await;
+    fs::write(&path, kept).unwrap();
+    world.start().await;
+    let (tasks, ns, c1) = (world.tasks(), &world.namespace, id("c1"));
+    tasks.kill(ns, &c1, None, 9, false, patient()).await.unwrap();
+    assert_eq!(tasks.wait(ns, &c1, None, patient()).await.unwrap().status, 137);
+    tasks.delete(ns, &c1, patient()).await.unwrap();
     world.check_empty().await;
 }
 
