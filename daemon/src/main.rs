@@ -80,11 +80,16 @@ fn configuration(args: &Args) -> Result<(Config, Vec<String>), Error> {
 }
 
 fn daemon(args: &Args, started: Instant) -> Result<(), Error> {
+    davit_sys::process::share_heaps();
     let (config, warnings) = configuration(args)?;
     logging::start(&config.debug.level, &config.debug.format);
     log::info!(version = VERSION, revision = REVISION; "starting davitd");
     for warning in warnings {
         log::warn!("configuration: {warning}");
+    }
+    // Every task takes two: the connection to its shim, and the shim's log.
+    if let Err(error) = davit_sys::process::raise_open_files() {
+        log::warn!(error = error.full_message().as_str(); "cannot open as many files as allowed");
     }
     if config.oom_score != 0
         && let Err(error) =
