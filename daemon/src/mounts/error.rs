@@ -51,6 +51,9 @@ pub enum MountError {
         #[source]
         source: davit_sys::Error,
     },
+    /// What is mounted could not be found out.
+    #[error(transparent)]
+    Mounted(davit_sys::Error),
     /// One or more mounts that are still there.
     #[error("unmount {0}")]
     Unmount(String),
@@ -103,6 +106,7 @@ impl Kind for MountError {
             | Self::Format { .. } => ErrorKind::Unknown,
             Self::Io { source, .. } => ErrorKind::of_io(source),
             Self::Directory(error) => error.kind(),
+            Self::Mounted(error) => error.kind(),
         }
     }
 }

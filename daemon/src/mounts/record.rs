@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::fs::DirBuilder;
 use std::io::ErrorKind as Io;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -145,7 +144,8 @@ fn remove_directory(directory: &Path) -> Result<(), MountError> {
 
 /// Reads every activation whose mounts are all there; undoes the rest.
 pub fn load(targets: &Path) -> Result<Vec<(Key, PathBuf, Activation)>, MountError> {
-    let mounted = mount_points().map_err(MountError::io("read", "/proc/self/mountinfo"))?;
+    let mounts = davit_sys::mount::mountinfo::read().map_err(MountError::Mounted)?;
+    let mounted: BTreeSet<PathBuf> = mounts.into_iter().map(|mount| mount.mount_point).collect();
     let mut found = Vec::new();
     for number in numbers(targets)? {
         let directory = targets.join(number.to_string());
@@ -182,45 +182,4 @@ fn numbers(targets: &Path) -> Result<Vec<u64>, MountError> {
     let entries = std::fs::read_dir(targets).map_err(MountError::io("list", targets))?;
     let names = entries.flatten().map(|entry| entry.file_name());
     Ok(names.filter_map(|name| name.to_str()?.parse().ok()).collect())
-}
-
-/// Everything that is mounted in our namespace (proc_pid_mountinfo(5)).
-fn mount_points() -> std::io::Result<BTreeSet<PathBuf>> {
-    let text = std::fs::read("/proc/self/mountinfo")?;
-    let fifth = |line: &[u8]| line.split(|b| *b == b' ').nth(4).map(unescape);
-    Ok(text.split(|b| *b == b'\n').filter_map(fifth).collect())
-}
-
-/// Undoes the octal escapes of spaces, tabs, newlines and backslashes.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, after @ ..] = rest {
-        let code = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(code) if *first == b'\\' => {
-                bytes.push(code);
-                rest = &after[3..];
-            }
-            _ => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::ffi::OsStrExt;
-
-    use super::*;
-
-    #[test]
-    fn escapes_in_mount_points_are_undone() {
-        assert_eq!(unescape(b"/a\\040b\\134c\\12"), Path::new("/a b\\c\\12"));
-        assert_eq!(unescape("/plain/ä".as_bytes()).as_os_str().as_bytes(), "/plain/ä".as_bytes());
-        assert!(mount_points().unwrap().contains(Path::new("/proc")));
-    }
 }
