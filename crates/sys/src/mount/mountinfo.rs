@@ -1,9 +1,9 @@
 //! `mountinfo`, as proc(5) describes it.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
