@@ -3,10 +3,13 @@
 //! from run to run taken out. A test runs the same scenario in two places and
 //! compares the two texts to the letter.
 
+mod archives;
+
 use std::process::Command;
 
 use crate::text::{normalise, without};
 use crate::{Client, Daemon, Runtime, image, must, terminal, wait_for};
+pub use archives::{image_export_and_import, image_import_names};
 
 /// One client on one daemon.
 pub struct Seat {
@@ -117,6 +120,8 @@ macro_rules! record_scenarios {
         $with!(
             image_import_and_ls,
             image_label_and_rm,
+            image_export_and_import,
+            image_import_names,
             container_ls_info_rm,
             snapshot_commands,
             content_commands,

@@ -33,7 +33,8 @@ const PADDING_LIMIT: u64 = 1 << 20;
 /// What a lease is taken for at most; it ends sooner when all went well.
 const LEASE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// The media type of an OCI index.
+pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -381,7 +382,7 @@ async fn of_docker(client: &Client, met: &Met, manifest: &[u8]) -> Result<Vec<Fo
     Ok(found)
 }
 
-fn descriptor(subject: &str, value: &Value) -> Result<Descriptor, Error> {
+pub(crate) fn descriptor(subject: &str, value: &Value) -> Result<Descriptor, Error> {
     let digest = value["digest"].as_str().unwrap_or_default();
     digest.parse::<Digest>().map_err(|error| Error::invalid(subject, error))?;
     Ok(Descriptor {
@@ -424,11 +425,18 @@ async fn label_tree(client: &Client, met: &Met, root: &Descriptor) -> Result<(),
     Ok(())
 }
 
-fn is_document(media_type: &str) -> bool {
+/// Whether that is an index.
+pub(crate) fn is_index(media_type: &str) -> bool {
+    [INDEX, DOCKER_LIST].contains(&media_type)
+}
+
+/// Whether that is an index or a manifest.
+pub(crate) fn is_document(media_type: &str) -> bool {
     [INDEX, DOCKER_LIST, MANIFEST, DOCKER_MANIFEST].contains(&media_type)
 }
 
-fn children(document: &Value) -> impl Iterator<Item = &Value> {
+/// What an index or a manifest refers to.
+pub(crate) fn children(document: &Value) -> impl Iterator<Item = &Value> {
     let list = |name: &str| document[name].as_array().into_iter().flatten();
     list("manifests").chain(document.get("config")).chain(list("layers"))
 }

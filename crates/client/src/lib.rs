@@ -24,6 +24,7 @@
 mod connection;
 mod content;
 mod error;
+pub mod export;
 pub mod image;
 pub mod import;
 mod lease;

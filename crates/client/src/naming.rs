@@ -148,6 +148,26 @@ pub(crate) fn normalise(familiar: &str) -> String {
     }
 }
 
+/// The short name of `normalise`'s name.
+pub(crate) fn familiar(name: &str) -> String {
+    let full = normalise(name);
+    let Some(short) = full.strip_prefix("docker.io/") else { return full };
+    short.strip_prefix("library/").filter(|rest| !rest.contains('/')).unwrap_or(short).to_owned()
+}
+
+/// What stands behind a name's repository: its tag, or its digest with the
+/// `@` before it. A name without a host is taken as a whole.
+pub(crate) fn object(name: &str) -> String {
+    let Some((host, path)) = name.split_once('/') else { return name.to_owned() };
+    if host.is_empty() {
+        return name.to_owned();
+    }
+    match path.find([':', '@']) {
+        Some(at) => path[at..].trim_start_matches(':').to_owned(),
+        None => String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +194,16 @@ mod tests {
         ] {
             assert_eq!(normalise(familiar), full);
         }
+    }
+
+    #[test]
+    fn names_come_apart_again() {
+        assert_eq!(familiar("docker.io/library/busybox:1"), "busybox:1");
+        assert_eq!(familiar("docker.io/team/app"), "team/app:latest");
+        assert_eq!(familiar("registry.test/library/app:1"), "registry.test/library/app:1");
+        assert_eq!(object("registry.test:5000/app:1"), "1");
+        assert_eq!(object("registry.test/app@sha256:aa"), "@sha256:aa");
+        assert_eq!(object("app:1"), "app:1");
     }
 
     #[test]

@@ -5,29 +5,35 @@
 //! Archives are read and images unpacked by `davit-client`, over the daemon's
 //! own socket, so that there is one implementation of both.
 
-mod archive;
+mod incoming;
+mod outgoing;
 mod progress;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use davit_client::naming::{Naming, Prefix, Rules, Whole};
-use davit_client::{Client, image, import};
+use davit_client::{Client, export as archive, image, import};
 use davit_protocols::grpc::containerd::services::images::v1::GetImageRequest;
 use davit_protocols::grpc::containerd::services::transfer::v1 as wire;
-use davit_protocols::grpc::containerd::types::transfer as types;
+use davit_protocols::grpc::containerd::types::{Descriptor, transfer as types};
 use davit_types::{Labels, Namespace};
 use prost_types::Any;
-use tokio::sync::{OnceCell, oneshot};
+use tokio::sync::{OnceCell, mpsc, oneshot};
 use tonic::{Request, Response, Status};
 use wire::transfer_server::Transfer as Service;
 
-use super::streaming::{Streams, decode, is};
+use super::streaming::{Opened, Streams, decode, is};
 use super::{lease, namespace, status};
+use incoming::Incoming;
 use progress::Progress;
 
+const EXPORT_STREAM: &str = "containerd.types.transfer.ImageExportStream";
 const IMAGE_STORE: &str = "containerd.types.transfer.ImageStore";
 const IMPORT_STREAM: &str = "containerd.types.transfer.ImageImportStream";
+
+/// Pieces of an archive that wait to be sent.
+const PIECES_MAX: usize = 4;
 
 /// What images are unpacked for when the client leaves it to the daemon.
 const SNAPSHOTTER: &str = "overlayfs";
@@ -70,31 +76,40 @@ impl Transfer {
         };
         let source = request.source.unwrap_or_default();
         let destination = request.destination.unwrap_or_default();
-        if !is(&destination, IMAGE_STORE)
-            || !(is(&source, IMAGE_STORE) || is(&source, IMPORT_STREAM))
-        {
+        let client = self.client(&namespace, lease.as_deref()).await?;
+        if is(&source, IMAGE_STORE) && is(&destination, EXPORT_STREAM) {
+            let images = named(&client, &decode(&source, IMAGE_STORE)?).await?;
+            let to: types::ImageExportStream = decode(&destination, EXPORT_STREAM)?;
+            let stream = self.streams.take(&namespace, &to.stream)?;
+            progress.tell("Exporting").await;
+            tokio::select! {
+                result = export(&client, &images, to, stream) => result?,
+                () = gone => return Err(Status::cancelled("canceled")),
+            }
+            progress.tell("Completed export").await;
+        } else if is(&source, IMAGE_STORE) && is(&destination, IMAGE_STORE) {
+            let source = decode(&source, IMAGE_STORE)?;
+            tag(&client, &source, &decode(&destination, IMAGE_STORE)?).await?;
+        } else if is(&source, IMPORT_STREAM) && is(&destination, IMAGE_STORE) {
+            let source: types::ImageImportStream = decode(&source, IMPORT_STREAM)?;
+            let options = import_options(decode(&destination, IMAGE_STORE)?);
+            if source.force_compress {
+                let text = "compressing an archive's layers: not implemented";
+                return Err(Status::unimplemented(text));
+            }
+            let stream = self.streams.take(&namespace, &source.stream)?;
+            progress.tell("Importing").await;
+            // Dropped at the end of this, which ends a reader left behind.
+            let (_working, over) = oneshot::channel();
+            let archive = Incoming::new(stream, over);
+            let imported = import::archive_with(&client, archive, &options, gone).await;
+            for image in imported.map_err(status)? {
+                progress.saved(image).await;
+            }
+            progress.tell("Completed import").await;
+        } else {
             return Err(not_implemented(&source, &destination));
         }
-        let store: types::ImageStore = decode(&destination, IMAGE_STORE)?;
-        let client = self.client(&namespace, lease.as_deref()).await?;
-        if is(&source, IMAGE_STORE) {
-            return tag(&client, &decode(&source, IMAGE_STORE)?, &store).await;
-        }
-        let source: types::ImageImportStream = decode(&source, IMPORT_STREAM)?;
-        if source.force_compress {
-            return Err(Status::unimplemented("compressing an archive's layers: not implemented"));
-        }
-        progress.tell("Importing").await;
-        let stream = self.streams.take(&namespace, &source.stream)?;
-        // Dropped at the end of this, which ends a reader left behind.
-        let (_working, over) = oneshot::channel();
-        let archive = archive::Incoming::new(stream, over);
-        let options = import_options(store);
-        let imported = import::archive_with(&client, archive, &options, gone).await;
-        for image in imported.map_err(status)? {
-            progress.saved(image).await;
-        }
-        progress.tell("Completed import").await;
         Ok(())
     }
 }
@@ -132,16 +147,62 @@ fn not_implemented(source: &Any, destination: &Any) -> Status {
     ))
 }
 
+/// What a name points to.
+async fn target(client: &Client, name: &str) -> Result<Descriptor, Status> {
+    let request = GetImageRequest { name: name.to_owned() };
+    let found = client.images().get(request).await.map_err(davit_client::Error::from);
+    let image = found.map_err(status)?.into_inner().image.unwrap_or_default();
+    Ok(image.target.unwrap_or_default())
+}
+
+/// The images that a source names.
+async fn named(
+    client: &Client,
+    source: &types::ImageStore,
+) -> Result<Vec<(String, Descriptor)>, Status> {
+    if source.extra_references.iter().any(|extra| extra.is_prefix) {
+        let text = "prefix lookup on export not implemented: not implemented";
+        return Err(Status::unimplemented(text));
+    }
+    let own = Some(&source.name).filter(|name| !name.is_empty());
+    let mut images = Vec::new();
+    for name in own.into_iter().chain(source.extra_references.iter().map(|extra| &extra.name)) {
+        images.push((name.clone(), target(client, name).await?));
+    }
+    Ok(images)
+}
+
+/// Sends an archive of `images` on `stream`.
+async fn export(
+    client: &Client,
+    images: &[(String, Descriptor)],
+    to: types::ImageExportStream,
+    stream: Opened,
+) -> Result<(), Status> {
+    let options = archive::Options {
+        platforms: to.platforms,
+        all_platforms: to.all_platforms,
+        skip_docker_manifest: to.skip_compatibility_manifest,
+        skip_non_distributable: to.skip_non_distributable,
+    };
+    let (pieces, receiver) = mpsc::channel(PIECES_MAX);
+    let writing = async {
+        let result = archive::archive(client, images, &options, &pieces).await.map_err(status);
+        drop(pieces);
+        result
+    };
+    let (written, sent) = tokio::join!(writing, outgoing::send(stream, receiver));
+    // A client that is gone is why no more could be written.
+    sent.and(written)
+}
+
 /// Gives an image further names.
 async fn tag(
     client: &Client,
     source: &types::ImageStore,
     destination: &types::ImageStore,
 ) -> Result<(), Status> {
-    let request = GetImageRequest { name: source.name.clone() };
-    let found = client.images().get(request).await.map_err(davit_client::Error::from);
-    let target = found.map_err(status)?.into_inner().image.unwrap_or_default().target;
-    let target = target.unwrap_or_default();
+    let target = target(client, &source.name).await?;
     let labels = labels(destination);
     let mut names: Vec<String> = Vec::new();
     names.extend((!destination.name.is_empty()).then(|| destination.name.clone()));
