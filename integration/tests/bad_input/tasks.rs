@@ -318,7 +318,10 @@ pub fn broken(namespace: &str, directory: &Path) -> Vec<Call> {
     t.calls
 }
 
-const EXECS: &[(&str, fn(&mut tasks::ExecProcessRequest))] = &[
+/// What is wrong with an exec.
+type BrokenExec = (&'static str, fn(&mut tasks::ExecProcessRequest));
+
+const EXECS: &[BrokenExec] = &[
     ("an empty spec", |e| e.spec = Some(Any { type_url: PROCESS.into(), value: vec![] })),
     ("no JSON", |e| e.spec = Some(Any { type_url: PROCESS.into(), value: b"no JSON".to_vec() })),
     ("a list", |e| e.spec = Some(any(PROCESS, &json!([])))),
