@@ -75,6 +75,15 @@ impl Error {
         }
     }
 
+    /// Whether each was told already, or nobody is left who would read it.
+    pub fn is_quiet(&self) -> bool {
+        match self {
+            Self::Told => true,
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::BrokenPipe,
+            _ => false,
+        }
+    }
+
     /// The whole message, with what may help.
     pub fn message(&self) -> String {
         use std::error::Error as _;

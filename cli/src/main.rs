@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            if !matches!(error, Error::Told) {
+            if !error.is_quiet() {
                 output::complain(&error);
             }
             ExitCode::from(error.exit_code())

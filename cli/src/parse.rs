@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use davit_client::spec::SpecMount;
+use davit_client::spec::{ALL_CAPABILITIES, SpecMount};
 use davit_types::labels;
 
 use crate::Error;
@@ -86,10 +86,11 @@ pub fn cpus(text: &str) -> Result<f64, String> {
 pub fn capability(text: &str) -> Result<String, String> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') {
-        return Err(format!("{text:?} is no capability; write NET_ADMIN, for instance"));
+    let full = format!("CAP_{name}");
+    if full != "CAP_ALL" && !ALL_CAPABILITIES.contains(&full.as_str()) {
+        return Err(format!("{text:?} is no capability; write NET_ADMIN, for instance, or ALL"));
     }
-    Ok(format!("CAP_{name}"))
+    Ok(full)
 }
 
 /// `KEY=VALUE`, or `KEY` for an empty value.
@@ -281,7 +282,12 @@ mod tests {
         for text in ["net_admin", "NET_ADMIN", "CAP_NET_ADMIN"] {
             assert_eq!(capability(text).unwrap(), "CAP_NET_ADMIN");
         }
-        assert!(capability("").is_err() && capability("net admin").is_err());
+        assert_eq!(capability("all").unwrap(), "CAP_ALL");
+        assert!(
+            capability("nosuchcap").is_err()
+                && capability("").is_err()
+                && capability("net admin").is_err()
+        );
     }
 
     #[test]

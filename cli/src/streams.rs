@@ -32,13 +32,18 @@ const BUFFER: usize = 64 << 10;
 /// else still holds it open.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// What the thread that reads our input has met.
+/// How much is read for nobody, in bytes, before the process is told off.
+const UNREAD: usize = 16 << 20;
+
+/// What the threads that copy have met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
     /// The end.
     End,
     /// The detach keys.
     Detached,
+    /// Output without end that nobody takes from us.
+    Unread,
 }
 
 /// Which streams a process has.
@@ -80,6 +85,20 @@ enum Own {
     Stdout,
     Stderr,
 }
+
+impl Own {
+    fn write(self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stdout => {
+                let mut out = io::stdout().lock();
+                out.write_all(bytes).and_then(|()| out.flush())
+            }
+            Self::Stderr => io::stderr().write_all(bytes),
+        }
+    }
+}
+
+type Sender = mpsc::UnboundedSender<Input>;
 
 impl Streams {
     /// Makes the FIFOs and opens our sides.
@@ -139,13 +158,14 @@ impl Streams {
         self.path("stderr", !self.wanted.terminal)
     }
 
-    /// The process runs: starts copying. What happens to our input comes out
-    /// of the receiver, whose sender lives for as long as input is read.
+    /// The process runs: starts copying. What the copying meets comes out of
+    /// the receiver.
     pub fn copy(&mut self, keys: Option<&DetachKeys>) -> mpsc::UnboundedReceiver<Input> {
         self.keepers.clear();
         let (sender, receiver) = mpsc::unbounded_channel();
         if let Some(file) = self.stdin.take() {
             let filter = keys.map(DetachFilter::new);
+            let sender = sender.clone();
             std::thread::spawn(move || {
                 let met = read_input(file, filter);
                 // Nobody is there any more when the process has ended.
@@ -153,10 +173,10 @@ impl Streams {
             });
         }
         for (file, own) in self.outputs.drain(..) {
-            let progress = Arc::clone(&self.progress);
+            let (progress, sender) = (Arc::clone(&self.progress), sender.clone());
             progress.open.fetch_add(1, Ordering::SeqCst);
             std::thread::spawn(move || {
-                write_output(file, own, &progress);
+                write_output(file, own, &progress, &sender);
                 progress.open.fetch_sub(1, Ordering::SeqCst);
                 progress.ended.notify_one();
             });
@@ -217,11 +237,12 @@ fn read_input(mut file: File, mut filter: Option<DetachFilter>) -> Input {
     }
 }
 
-/// Copies output until it ends. When we cannot write any more, goes on
-/// reading, so that the process is not held up.
-fn write_output(mut file: File, own: Own, progress: &Progress) {
+/// Copies output until it ends. When nobody takes it from us any more, goes on
+/// reading for a while, so that the process is not held up; one that writes on
+/// and on is reported.
+fn write_output(mut file: File, own: Own, progress: &Progress, told: &Sender) {
     let mut buffer = vec![0; BUFFER];
-    let mut broken = false;
+    let mut unread: Option<usize> = None;
     loop {
         let count = match file.read(&mut buffer) {
             Ok(0) => return,
@@ -229,19 +250,18 @@ fn write_output(mut file: File, own: Own, progress: &Progress) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(_) => return,
         };
-        progress.writing.fetch_add(1, Ordering::SeqCst);
-        if !broken {
-            let bytes = &buffer[..count];
-            broken = match own {
-                Own::Stdout => {
-                    let mut out = io::stdout().lock();
-                    out.write_all(bytes).and_then(|()| out.flush()).is_err()
-                }
-                Own::Stderr => io::stderr().write_all(bytes).is_err(),
-            };
+        if let Some(unread) = &mut unread {
+            *unread = unread.saturating_add(count);
+            if *unread > UNREAD {
+                // Nobody is there any more when the process has ended.
+                let _ = told.send(Input::Unread);
+            }
+        } else {
+            progress.writing.fetch_add(1, Ordering::SeqCst);
+            unread = own.write(&buffer[..count]).is_err().then_some(0);
+            progress.writing.fetch_sub(1, Ordering::SeqCst);
         }
         progress.copied.fetch_add(count as u64, Ordering::SeqCst);
-        progress.writing.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

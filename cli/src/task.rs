@@ -19,6 +19,9 @@ use crate::terminal::{self, DetachKeys, RawMode};
 /// gives up.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The signal that nobody survives.
+const SIGKILL: u32 = 9;
+
 /// How often it is looked for meanwhile.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -155,7 +158,6 @@ impl<'a> Process<'a> {
     /// # Errors
     /// What the daemon answers.
     pub async fn end(&self) -> Result<(), Error> {
-        const SIGKILL: u32 = 9;
         let Some(state) = self.state().await? else { return Ok(()) };
         // One that was made and never started can be deleted as it is.
         if ![Status::Stopped, Status::Created].contains(&state.status()) {
@@ -261,6 +263,9 @@ pub async fn attach(
             code = &mut waiting => break code?,
             Some(met) = input.recv() => match met {
                 Input::End => process.close_stdin().await,
+                // As a pipeline ends who writes to nobody. It may have ended
+                // meanwhile.
+                Input::Unread => drop(process.kill(SIGKILL, false).await),
                 Input::Detached => {
                     drop(raw);
                     return Ok(Outcome::Detached(streams.leave()));

@@ -114,7 +114,9 @@ pub async fn archive_with(
         result = importing => result,
         () = stop => Err(Error::Stopped),
     };
+    eprintln!("XX result {result:?}");
     let ended = lease.end().await;
+    eprintln!("XX ended {ended:?}");
     let imported = result?;
     ended?;
     Ok(imported)

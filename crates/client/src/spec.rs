@@ -29,6 +29,60 @@ const CAPABILITIES: &[&str] = &[
     "CAP_AUDIT_WRITE",
 ];
 
+/// Every capability that Linux knows, by its number.
+pub const ALL_CAPABILITIES: &[&str] = &[
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+];
+
+/// All that this program may do itself: nobody can give more than he has.
+fn own_capabilities() -> Vec<&'static str> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    let mask = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(u64::MAX);
+    let numbered = ALL_CAPABILITIES.iter().enumerate();
+    numbered.filter(|(number, _)| mask >> number & 1 == 1).map(|(_, name)| *name).collect()
+}
+
 const MASKED: &[&str] = &[
     "/proc/acpi",
     "/proc/asound",
@@ -173,13 +227,17 @@ impl Wish {
         }))
     }
 
+    /// `CAP_ALL` stands for all of them, and a name of its own is stronger.
     fn capabilities(&self) -> Vec<String> {
-        let mut list: Vec<String> = CAPABILITIES.iter().map(|name| name.to_string()).collect();
-        if self.cap_drop.iter().any(|name| name == "CAP_ALL") {
-            list.clear();
-        }
+        let all = |names: &[String]| names.iter().any(|name| name == "CAP_ALL");
+        let base = match (all(&self.cap_drop), all(&self.cap_add)) {
+            (true, _) => Vec::new(),
+            (false, true) => own_capabilities(),
+            (false, false) => CAPABILITIES.to_vec(),
+        };
+        let mut list: Vec<String> = base.into_iter().map(str::to_owned).collect();
         list.retain(|name| !self.cap_drop.contains(name));
-        for name in &self.cap_add {
+        for name in self.cap_add.iter().filter(|name| *name != "CAP_ALL") {
             if !list.contains(name) {
                 list.push(name.clone());
             }
@@ -310,5 +368,13 @@ mod tests {
             ..Wish::default()
         };
         assert_eq!(wish.capabilities(), ["CAP_KILL"]);
+        let most = Wish {
+            cap_add: vec!["CAP_ALL".into()],
+            cap_drop: vec!["CAP_KILL".into()],
+            ..Wish::default()
+        };
+        let most = most.capabilities();
+        assert!(!most.iter().any(|name| name == "CAP_ALL" || name == "CAP_KILL"), "{most:?}");
+        assert_eq!(most.len() + 1, own_capabilities().len());
     }
 }
