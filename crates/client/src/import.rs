@@ -114,9 +114,7 @@ pub async fn archive_with(
         result = importing => result,
         () = stop => Err(Error::Stopped),
     };
-    eprintln!("XX result {result:?}");
     let ended = lease.end().await;
-    eprintln!("XX ended {ended:?}");
     let imported = result?;
     ended?;
     Ok(imported)
@@ -176,7 +174,9 @@ fn blob(
     met: &mut Met,
 ) -> Result<Digest, Error> {
     let (sender, receiver) = mpsc::channel(2);
-    let reference = format!("import-{path}");
+    // Not the name of an ingest that an import left behind that was killed.
+    let now = jiff::Timestamp::now().as_nanosecond();
+    let reference = format!("import-{}-{now}-{path}", std::process::id());
     let task_client = client.clone();
     let writing = handle.spawn(async move {
         content::write(&task_client, &reference, size, ReceiverStream::new(receiver)).await

@@ -64,7 +64,7 @@ async fn send_one(stream: &mut Opened, window: &mut i64, data: &[u8]) -> Result<
     }
     *window -= size;
     let type_url = "containerd.types.transfer.Data".to_owned();
-    let value = types::Data { data: data.to_vec().into() }.encode_to_vec();
+    let value = types::Data { data: data.to_vec() }.encode_to_vec();
     stream.outgoing.send(Ok(Any { type_url, value })).await.map_err(|_| gone())
 }
 
