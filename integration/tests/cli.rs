@@ -123,15 +123,19 @@ fn streams_go_through_whole_and_apart() {
     let output = with_input(seat.davit(&["exec", "-i", "box", "cat"]), &input);
     assert!(output.status.success() && output.stdout == input, "{} bytes", output.stdout.len());
 
-    // Who stops reading does not hold the container up.
-    let line = "run --rm busybox:1 sh -c 'seq 1 200000; echo done >&2' | head -n 1";
-    let mut shell = Command::new("sh");
-    shell.arg("-c").arg(format!("{} {line}", peers::ours("davit").display()));
-    shell.env("DAVIT_ADDRESS", seat.daemon.socket());
-    shell.env("CONTAINERD_NAMESPACE", seat.daemon.namespace());
-    let output = shell.output().expect("sh");
+    let pipeline = |script: &str| {
+        let davit = peers::ours("davit");
+        let line = format!("{} run --rm {IMAGE} {script} | head -n 1", davit.display());
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(line).env("DAVIT_ADDRESS", seat.daemon.socket());
+        shell.env("CONTAINERD_NAMESPACE", seat.daemon.namespace()).output().expect("sh")
+    };
+    // Who stops reading does not hold the container up,
+    let output = pipeline("sh -c 'seq 1 200000; echo done >&2'");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n");
     assert!(String::from_utf8_lossy(&output.stderr).contains("done"));
+    // and who writes on and on is ended.
+    assert_eq!(String::from_utf8_lossy(&pipeline("yes").stdout), "y\n");
     seat.ok(&["rm", "-f", "box"]);
     seat.nothing_left();
 }
