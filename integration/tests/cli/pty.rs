@@ -46,7 +46,9 @@ impl OnTerminal {
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = reader.read(&mut buffer) {
-                sink.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+                sink.lock()
+                    .expect("nobody panics with it")
+                    .push_str(&String::from_utf8_lossy(&buffer[..count]));
             }
         });
         Self { master, slave, child, shown }
@@ -64,7 +66,7 @@ impl OnTerminal {
 
     /// All that was shown so far.
     pub fn text(&self) -> String {
-        self.shown.lock().unwrap().replace('\r', "")
+        self.shown.lock().expect("nobody panics with it").replace('\r', "")
     }
 
     /// Waits until `wanted` is shown.
@@ -73,7 +75,7 @@ impl OnTerminal {
         let mut last = String::new();
         let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             wait_for(wanted, 30, || {
-                last = shown.lock().unwrap().replace('\r', "");
+                last = shown.lock().expect("nobody panics with it").replace('\r', "");
                 last.contains(wanted).then_some(())
             })
         }));

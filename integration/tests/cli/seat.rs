@@ -52,7 +52,10 @@ impl Seat {
         let list = self.json(&["ps", "--all"]);
         let rows = list.as_array().expect("a list");
         let row = rows.iter().find(|row| row["name"] == name);
-        row.map_or_else(|| "gone".to_owned(), |row| row["status"].as_str().unwrap().to_owned())
+        row.map_or_else(
+            || "gone".to_owned(),
+            |row| row["status"].as_str().expect("a word").to_owned(),
+        )
     }
 
     pub fn wait_status(&self, name: &str, status: &str) {
