@@ -11,6 +11,9 @@ set -eu
 
 forky=${1:?usage: setup.sh FORKY KERNEL}
 kernel=${2:?usage: setup.sh FORKY KERNEL}
+# Links and interpreters below are named by absolute paths.
+forky=$(realpath -m "$forky")
+kernel=$(realpath -m "$kernel")
 
 packages='busybox-static ca-certificates containerd cpio criu crun debootstrap docker.io
 iproute2 kmod patchelf procps qemu-system-x86 runc skopeo umoci util-linux xz-utils'
