@@ -97,8 +97,6 @@ fn daemon(args: &Args, started: Instant) -> Result<(), Error> {
     {
         log::warn!(error:%; "cannot set the OOM score");
     }
-    let app = App::build(config)?;
-    let sockets = server::Sockets::open(&app)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -107,11 +105,12 @@ fn daemon(args: &Args, started: Instant) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(Error::io("start", "the runtime"))?;
+    // Before there is a socket: who sees one may already send a signal.
+    let stop = runtime.block_on(async { stop() })?;
+    let app = App::build(config)?;
+    let sockets = server::Sockets::open(&app)?;
     log::debug!(seconds = started.elapsed().as_secs_f64(); "built");
-    let result = runtime.block_on(async {
-        let stop = stop()?;
-        server::run(&app, sockets, stop).await
-    });
+    let result = runtime.block_on(server::run(&app, sockets, stop));
     // What blocks for longer (a mount of a dead server) does not keep us.
     runtime.shutdown_timeout(server::DRAIN_LIMIT);
     // Nor does the next daemon begin before we are gone: the index is closed,
