@@ -6,7 +6,7 @@ use davit_protocols::grpc::containerd::services::images::v1 as images;
 use davit_protocols::grpc::containerd::services::images::v1::GetImageRequest;
 use davit_protocols::grpc::containerd::services::snapshots::v1 as snapshots;
 use davit_protocols::grpc::containerd::types::Descriptor;
-use davit_types::{Digest, ErrorKind, Labels};
+use davit_types::{Algorithm, Digest, ErrorKind, Labels};
 use oci_spec::image::ImageConfiguration;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -82,8 +82,7 @@ impl Image {
                 None => diff_id.clone(),
                 Some(parent) => {
                     let sum = Sha256::digest(format!("{parent} {diff_id}"));
-                    let hex: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
-                    format!("sha256:{hex}")
+                    Digest::of_sum(Algorithm::Sha256, &sum).to_string()
                 }
             });
         }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read};
 
 use davit_protocols::grpc::containerd::types::Descriptor;
-use davit_types::{Digest, Labels};
+use davit_types::{Algorithm, Digest, Labels};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
@@ -231,8 +231,7 @@ fn digest_of(bytes: &[u8]) -> Digest {
 }
 
 fn as_digest(hash: Sha256) -> Digest {
-    let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}").parse().expect("that is how digests look")
+    Digest::of_sum(Algorithm::Sha256, &hash.finalize())
 }
 
 fn decompress<'a>(mut stream: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {

@@ -49,8 +49,7 @@ impl Hasher {
             Self::Sha384(hash) => hash.finalize().to_vec(),
             Self::Sha512(hash) => hash.finalize().to_vec(),
         };
-        let text = format!("{}:{}", self.algorithm().as_str(), hex(&sum));
-        text.parse().expect("a computed digest is well-formed")
+        Digest::of_sum(self.algorithm(), &sum)
     }
 }
 
@@ -58,11 +57,6 @@ impl std::fmt::Debug for Hasher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Hasher({})", self.digest())
     }
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The digest of `data`.

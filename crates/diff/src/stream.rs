@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use davit_types::Digest;
+use davit_types::{Algorithm, Digest};
 use sha2::Digest as _;
 
 use crate::Error;
@@ -153,8 +153,7 @@ fn hash(chunks: &Receiver<Arc<Vec<u8>>>) -> Applied {
 
 /// The digest that a finished hash stands for.
 pub(crate) fn digest_of(hash: sha2::Sha256) -> Digest {
-    let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}").parse().expect("a computed digest is well-formed")
+    Digest::of_sum(Algorithm::Sha256, &hash.finalize())
 }
 
 /// Decompresses into both channels; ends early when nobody takes the chunks.

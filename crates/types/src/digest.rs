@@ -56,6 +56,17 @@ impl Kind for InvalidDigest {
 }
 
 impl Digest {
+    /// The digest that a finished hash stands for; `sum` is what the hash
+    /// function put out.
+    ///
+    /// # Panics
+    /// When `sum` has not the length that `algorithm` puts out.
+    pub fn of_sum(algorithm: Algorithm, sum: &[u8]) -> Self {
+        let hex: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex.len(), algorithm.hex_length(), "a sum of {}", algorithm.as_str());
+        Self { text: format!("{}:{hex}", algorithm.as_str()), algorithm }
+    }
+
     /// The whole text.
     pub fn as_str(&self) -> &str {
         &self.text
@@ -108,6 +119,12 @@ mod tests {
         assert_eq!(digest.as_str(), text);
         assert_eq!(digest.hex(), "0a".repeat(32));
         assert_eq!(digest.algorithm(), Algorithm::Sha256);
+    }
+
+    #[test]
+    fn a_sum_becomes_what_its_text_says() {
+        let digest = Digest::of_sum(Algorithm::Sha384, &[0x0a; 48]);
+        assert_eq!(format!("sha384:{}", "0a".repeat(48)).parse(), Ok(digest));
     }
 
     #[test]
