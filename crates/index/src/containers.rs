@@ -244,10 +244,7 @@ fn apply(updated: &mut Container, wanted: &Container, paths: &[String]) -> Resul
                         .into(),
                 ));
             }
-            match wanted.extensions.get(key) {
-                Some(any) => updated.extensions.insert(key.to_owned(), any.clone()),
-                None => updated.extensions.remove(key),
-            };
+            objects::set(&mut updated.extensions, &wanted.extensions, key);
         } else {
             match path {
                 "labels" => updated.labels.clone_from(&wanted.labels),

@@ -1,7 +1,7 @@
 //! What all kinds of things have in common: a row of `objects` with labels
 //! and references hanging on it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
 use davit_types::{Labels, Namespace};
@@ -224,7 +224,11 @@ pub(crate) fn update_labels(
 }
 
 /// Takes one entry over from `wanted`; without a value it is removed.
-pub(crate) fn set(map: &mut Labels, wanted: &Labels, key: &str) {
+pub(crate) fn set<V: Clone>(
+    map: &mut BTreeMap<String, V>,
+    wanted: &BTreeMap<String, V>,
+    key: &str,
+) {
     match wanted.get(key) {
         Some(value) => map.insert(key.to_owned(), value.clone()),
         None => map.remove(key),

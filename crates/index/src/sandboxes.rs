@@ -200,10 +200,7 @@ fn apply(updated: &mut Sandbox, wanted: &Sandbox, paths: &[String]) -> Result<()
         if let Some(key) = path.strip_prefix("labels.") {
             objects::set(&mut updated.labels, &wanted.labels, key);
         } else if let Some(key) = path.strip_prefix("extensions.") {
-            match wanted.extensions.get(key) {
-                Some(any) => updated.extensions.insert(key.to_owned(), any.clone()),
-                None => updated.extensions.remove(key),
-            };
+            objects::set(&mut updated.extensions, &wanted.extensions, key);
         } else {
             match path {
                 "labels" => updated.labels.clone_from(&wanted.labels),
