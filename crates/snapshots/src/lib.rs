@@ -96,6 +96,13 @@ pub trait Backend: Send + Sync {
     /// Goes on after a failure and reports the first.
     fn cleanup(&self, live: &[SnapshotId]) -> Result<(), Error>;
 
+    /// Whether a layer can be written into a snapshot without parents that is
+    /// put on its parent when it is committed: the directory of a snapshot
+    /// then holds what the layer changes and nothing of those below it.
+    fn independent_layers(&self) -> bool {
+        false
+    }
+
     /// Labels that the backend adds to what clients see of a snapshot.
     fn labels(&self, id: SnapshotId) -> Labels {
         let _ = id;

@@ -197,6 +197,10 @@ impl Backend for Overlay {
         self.dirs.cleanup(live)
     }
 
+    fn independent_layers(&self) -> bool {
+        true
+    }
+
     fn labels(&self, id: SnapshotId) -> Labels {
         if !self.config.upperdir_label {
             return Labels::new();
