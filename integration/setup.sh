@@ -15,8 +15,11 @@ kernel=${2:?usage: setup.sh FORKY KERNEL}
 forky=$(realpath -m "$forky")
 kernel=$(realpath -m "$kernel")
 
-packages='busybox-static ca-certificates containerd cpio criu crun debootstrap docker.io
-iproute2 kmod patchelf procps qemu-system-x86 runc skopeo umoci util-linux xz-utils'
+packages='busybox-static ca-certificates containerd cpio criu crun debootstrap docker-registry
+docker.io gzip iproute2 kmod openssl patchelf procps qemu-system-x86 runc skopeo umoci util-linux
+xz-utils zstd'
+# From Debian forky.
+peers='containerd crane crun docker-buildx docker-cli docker.io runc runsc'
 
 missing=
 for package in $packages; do
@@ -41,7 +44,7 @@ if [ ! -e /sys/fs/cgroup/cgroup.controllers ] && [ ! -d /sys/fs/cgroup/hugetlb ]
     mount -t cgroup -o hugetlb cgroup /sys/fs/cgroup/hugetlb
 fi
 
-if [ ! -e "$forky/.complete" ]; then
+if [ ! -e "$forky/.debian" ]; then
     rm -rf "$forky"
     mkdir -p "$forky"
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Component: main' |
@@ -49,30 +52,42 @@ if [ ! -e "$forky/.complete" ]; then
     debootstrap --variant=minbase forky "$forky" "$mirror" /usr/share/debootstrap/scripts/sid
     printf '#!/bin/sh\nexit 101\n' >"$forky/usr/sbin/policy-rc.d"
     chmod +x "$forky/usr/sbin/policy-rc.d"
+    touch "$forky/.debian"
+fi
+
+# A tree that lacks some of the peers, because it is older than this list, gets them.
+if [ "$(cat "$forky/.complete" 2>/dev/null)" != "$peers" ]; then
     chroot "$forky" apt-get -q -o Acquire::Check-Valid-Until=false update
+    # shellcheck disable=SC2086
     chroot "$forky" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y \
-        --no-install-recommends containerd crun docker.io docker-cli runc runsc
+        --no-install-recommends $peers
     # The C programs among them want forky's C library; the Go ones run as they are.
     mkdir -p "$forky/peers"
     for program in /usr/sbin/runc /usr/bin/crun; do
-        cp "$forky$program" "$forky/peers/"
+        cp --remove-destination "$forky$program" "$forky/peers/"
         patchelf --set-interpreter "$forky/lib64/ld-linux-x86-64.so.2" \
             --set-rpath "$forky/usr/lib/x86_64-linux-gnu" "$forky/peers/${program##*/}"
     done
-    for program in containerd ctr containerd-shim-runc-v2 docker runsc; do
-        ln -s "$forky/usr/bin/$program" "$forky/peers/$program"
+    for program in containerd crane ctr containerd-shim-runc-v2 docker docker-proxy runsc; do
+        ln -sf "$forky/usr/bin/$program" "$forky/peers/$program"
     done
-    ln -s "$forky/usr/sbin/dockerd" "$forky/peers/dockerd"
-    ln -s "$forky/usr/bin/docker-proxy" "$forky/peers/docker-proxy"
-    touch "$forky/.complete"
+    ln -sf "$forky/usr/sbin/dockerd" "$forky/peers/dockerd"
+    ln -sf "$forky/usr/libexec/docker/cli-plugins/docker-buildx" "$forky/peers/docker-buildx"
+    printf '%s\n' "$peers" >"$forky/.complete"
 fi
 
-if [ ! -e "$kernel/vmlinuz" ]; then
+# overlay is for snapshots; criu wants the rest.
+modules='overlay inet_diag tcp_diag udp_diag unix_diag netlink_diag af_packet_diag nfnetlink
+libcrc32c nf_tables tun veth'
+if [ "$(cat "$kernel/.complete" 2>/dev/null)" != "$modules" ]; then
     rm -rf "$kernel"
     mkdir -p "$kernel"
     package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: //p' | head -n 1)
     (cd "$kernel" && apt-get download "$package" && dpkg-deb -x ./*.deb tree)
-    cp "$(find "$kernel/tree" -name overlay.ko)" "$kernel/overlay.ko"
+    for module in $modules; do
+        cp "$(find "$kernel/tree" -name "$module.ko")" "$kernel/"
+    done
     cp "$kernel"/tree/boot/vmlinuz-* "$kernel/vmlinuz"
     rm -rf "$kernel/tree" "$kernel"/*.deb
+    printf '%s\n' "$modules" >"$kernel/.complete"
 fi
