@@ -3,9 +3,11 @@
 //!
 //! Everything is synchronous. Errors name the operation and the path.
 
+pub mod btrfs;
 pub mod cgroup;
 mod error;
 pub mod fifo;
+pub mod integrity;
 pub mod mount;
 #[cfg(feature = "tokio")]
 pub mod polled;
