@@ -14,16 +14,3 @@ pub struct Descriptor {
     /// What else is said of it.
     pub annotations: Labels,
 }
-
-/// What an image runs on (OCI image index, `platform`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Platform {
-    /// `linux`
-    pub os: String,
-    /// `amd64`, `arm64`: Go's names.
-    pub architecture: String,
-    /// `v7`, `v8`; empty where the architecture has none.
-    pub variant: String,
-    /// Windows' build, empty elsewhere.
-    pub os_version: String,
-}

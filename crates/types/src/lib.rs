@@ -1,5 +1,6 @@
 //! The vocabulary that every crate of Davit shares: names, digests,
-//! descriptors, mounts, labels, filters and kinds of error.
+//! descriptors, references, platforms, mounts, labels, filters and kinds of
+//! error.
 //!
 //! Nothing here knows a wire format, a file layout or a process. Types are
 //! newtypes wherever two strings could be swapped, and a value that exists is
@@ -13,13 +14,17 @@ pub mod filter;
 mod id;
 pub mod labels;
 mod mount;
+pub mod platform;
+pub mod reference;
 
-pub use descriptor::{Descriptor, Platform};
+pub use descriptor::Descriptor;
 pub use digest::{Algorithm, Digest, InvalidDigest};
 pub use error::{ErrorKind, Kind};
 pub use id::{ContainerId, ExecId, InvalidId, Namespace};
 pub use labels::Labels;
 pub use mount::Mount;
+pub use platform::{InvalidPlatform, Platform};
+pub use reference::{InvalidReference, Reference};
 
 /// A message whose type only its reader knows: specs, runtime options, event
 /// payloads. Carried unchanged to the bit.

@@ -68,16 +68,15 @@ impl From<wire::Mount> for types::Mount {
 
 impl From<types::Platform> for wire::Platform {
     fn from(platform: types::Platform) -> Self {
-        let types::Platform { os, architecture, variant, os_version } = platform;
-        Self { os, architecture, variant, os_version, ..Default::default() }
+        let types::Platform { os, architecture, variant, os_version, os_features } = platform;
+        Self { os, architecture, variant, os_version, os_features, ..Default::default() }
     }
 }
 
 impl From<wire::Platform> for types::Platform {
-    /// `os_features`, which only Windows images have, is dropped.
     fn from(platform: wire::Platform) -> Self {
-        let wire::Platform { os, architecture, variant, os_version, .. } = platform;
-        Self { os, architecture, variant, os_version }
+        let wire::Platform { os, architecture, variant, os_version, os_features, .. } = platform;
+        Self { os, architecture, variant, os_version, os_features }
     }
 }
 
@@ -171,6 +170,7 @@ mod tests {
             architecture: "arm".into(),
             variant: "v7".into(),
             os_version: "1".into(),
+            os_features: vec!["gpu".into()],
         };
         assert_eq!(types::Platform::from(wire::Platform::from(platform.clone())), platform);
         let odd = types::Any { type_url: "x/y z".into(), value: vec![0, 0xff] };
