@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::io;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use rustix::fd::OwnedFd;
@@ -15,11 +16,11 @@ use rustix::io::Errno;
 
 use crate::attributes;
 use crate::data::copy;
-use crate::implied::{imitate, lower_dir};
+use crate::implied::{Unsettled, imitate, lower_dir};
 use crate::root::{Components, Root, components, join};
 use crate::tar::{Entry, EntryKind, Reader};
 use crate::whiteout::{Whiteout, Whiteouts};
-use crate::{Error, Stream};
+use crate::{ApplyOptions, Error, Stream};
 
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
@@ -29,6 +30,8 @@ pub(crate) struct Extractor<'a> {
     /// Where a directory that the archive only implies gets its attributes
     /// from, nearest layer first.
     lower: &'a [Root],
+    /// What it made without knowing those layers, where they come later.
+    unsettled: Option<Unsettled>,
     whiteouts: Whiteouts,
     entries_max: u64,
     /// The directory of the last entry: the next one mostly is in it too.
@@ -49,20 +52,21 @@ fn failed<E: Into<io::Error>>(operation: &'static str) -> impl FnOnce(E) -> Fail
 }
 
 impl<'a> Extractor<'a> {
-    pub fn new(root: &'a Root, lower: &'a [Root], whiteouts: Whiteouts, entries_max: u64) -> Self {
+    pub fn new(root: &'a Root, lower: &'a [Root], options: &ApplyOptions) -> Self {
         Self {
             root,
             lower,
-            whiteouts,
-            entries_max,
+            unsettled: options.lower_later.then(Unsettled::default),
+            whiteouts: options.whiteouts,
+            entries_max: options.limits.entries,
             parent: None,
             made: HashSet::new(),
             directories: Vec::new(),
         }
     }
 
-    /// Writes all entries.
-    pub fn extract(mut self, stream: &mut Stream) -> Result<(), Error> {
+    /// Writes all entries. Answers which directories are to be settled.
+    pub fn extract(mut self, stream: &mut Stream) -> Result<Vec<PathBuf>, Error> {
         let mut reader = Reader::new(stream);
         let mut count = 0;
         while let Some(entry) = reader.next_entry()? {
@@ -71,8 +75,10 @@ impl<'a> Extractor<'a> {
                 return Err(Error::Limit { what: "entries", limit: self.entries_max });
             }
             self.entry(&entry, &mut reader)?;
+            self.unsettled.as_ref().map_or(Ok(()), Unsettled::check)?;
         }
-        self.finish_directories()
+        self.finish_directories()?;
+        Ok(self.unsettled.map(|unsettled| unsettled.finish(self.root)).unwrap_or_default())
     }
 
     fn entry(&mut self, entry: &Entry, reader: &mut Reader<&mut Stream>) -> Result<(), Error> {
@@ -102,6 +108,9 @@ impl<'a> Extractor<'a> {
             self.made.insert((inode, base.clone()));
         }
         if entry.kind == EntryKind::Directory {
+            if let Some(unsettled) = &mut self.unsettled {
+                unsettled.forget(inode(&fd).map_err(failed)?);
+            }
             path.push(base);
             self.directories.push((path, attributes::times(entry)));
         }
@@ -157,10 +166,16 @@ impl<'a> Extractor<'a> {
 
     fn make_parents(&mut self, path: &[CString]) -> io::Result<OwnedFd> {
         let (lower, directories) = (self.lower, &mut self.directories);
+        let unsettled = &mut self.unsettled;
         self.root.make_dir(path, &mut |dir, name, resolved| {
             fs::mkdirat(dir, name, Mode::RWXU)?;
             let made = open_dir(dir, name)?;
+            if let Some(unsettled) = unsettled {
+                unsettled.add(fs::fstat(&made)?.st_ino, resolved);
+            }
             let Some(model) = lower_dir(lower, resolved)? else {
+                // Not its parent's, which may still be settled otherwise.
+                fs::fchown(&made, None, Some(rustix::process::getegid()))?;
                 fs::fchmod(&made, Mode::from_raw_mode(0o755))?;
                 return Ok(());
             };

@@ -43,6 +43,9 @@ pub struct ApplyOptions {
     /// alone: directories that the archive only implies are made as they are
     /// there.
     pub lower: Vec<PathBuf>,
+    /// The layers below are not there yet, and `lower` is empty: list such
+    /// directories in [`Applied::implied`], for [`settle`].
+    pub lower_later: bool,
     /// How much the layer may unpack to.
     pub limits: Limits,
 }
@@ -53,6 +56,7 @@ impl Default for ApplyOptions {
             compressed: true,
             whiteouts: Whiteouts::Remove,
             lower: Vec::new(),
+            lower_later: false,
             limits: Limits::default(),
         }
     }
@@ -84,10 +88,25 @@ fn apply_in(
     lower: &[Root],
     options: &ApplyOptions,
 ) -> Result<Applied, Error> {
-    let extractor = apply::Extractor::new(root, lower, options.whiteouts, options.limits.entries);
+    let extractor = apply::Extractor::new(root, lower, options);
     let extract = |stream: &mut Stream| extractor.extract(stream);
-    let ((), applied) = stream::with_stream(input, options.compressed, options.limits, extract)?;
-    Ok(applied)
+    let (implied, applied) =
+        stream::with_stream(input, options.compressed, options.limits, extract)?;
+    Ok(Applied { implied, ..applied })
+}
+
+/// Gives directories that a layer only implied what they have in the layers
+/// below it: owner, mode, extended attributes and times. `paths` is what
+/// [`apply`] has listed when it wrote the layer into the tree at `root`;
+/// `lower` are the layers below, nearest first, themselves settled. Those that
+/// no lower layer has stay as they are.
+///
+/// # Errors
+/// Those that are about a directory name it; a path that leads through a
+/// link, or to something else than a directory, is one.
+pub fn settle(root: &Path, lower: &[PathBuf], paths: &[PathBuf]) -> Result<(), Error> {
+    let tree = Root::open(root).map_err(Error::io("open", root))?;
+    implied::settle(&tree, &open_all(lower)?, paths)
 }
 
 /// How the difference of two trees is written.
@@ -128,5 +147,5 @@ fn compare_in(
     let compressor = buffered.into_inner().map_err(|error| error.into_error())?;
     let (mut output, digest, size) = compressor.finish()?;
     output.flush()?;
-    Ok(Applied { digest, size })
+    Ok(Applied { digest, size, implied: Vec::new() })
 }

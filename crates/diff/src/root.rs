@@ -83,6 +83,15 @@ impl Root {
         self.make_dir(path, missing)
     }
 
+    /// Opens the directory at `path`, in which no component is a link.
+    pub fn open_plain(&self, path: &[CString]) -> io::Result<OwnedFd> {
+        let mut dir = self.dir.try_clone()?;
+        for name in path {
+            dir = fs::openat(&dir, name, DIRECTORY, Mode::empty())?;
+        }
+        Ok(dir)
+    }
+
     /// Opens the directory at `path` component by component, and has those
     /// made that are missing, at the end of dangling links too.
     ///

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::io::{self, BufRead, Read};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +41,11 @@ pub struct Applied {
     pub digest: Digest,
     /// Its length in bytes.
     pub size: u64,
+    /// Directories that the archive only implied, relative to the tree,
+    /// parents first; they look as if made by `mkdir -p` until they are
+    /// [settled](crate::settle). Collected where the layers below were to
+    /// come later, empty otherwise.
+    pub implied: Vec<PathBuf>,
 }
 
 type Chunk = Result<Arc<Vec<u8>>, Error>;
@@ -148,7 +154,7 @@ fn hash(chunks: &Receiver<Arc<Vec<u8>>>) -> Applied {
         hash.update(&chunk[..]);
         size += chunk.len() as u64;
     }
-    Applied { digest: digest_of(hash), size }
+    Applied { digest: digest_of(hash), size, implied: Vec::new() }
 }
 
 /// The digest that a finished hash stands for.

@@ -37,8 +37,14 @@ impl Fixture {
 
     fn apply(&self, archive: &[u8], mounts: Vec<Mount>) -> Result<Applied, Error> {
         let input = bytes_as_file(archive);
-        let apply =
-            Apply { input, compressed: true, mounts, limits: Limits::default(), sync: true };
+        let apply = Apply {
+            input,
+            compressed: true,
+            mounts,
+            lower_later: None,
+            limits: Limits::default(),
+            sync: true,
+        };
         apply.spawn(&self.program)?.wait()
     }
 
@@ -195,7 +201,7 @@ fn failures_come_back_with_kind_and_entry() {
     let limits = Limits { entries: 1, ..Limits::default() };
     let input = bytes_as_file(&everything());
     let mounts = bind(&base, "rw");
-    let apply = Apply { input, compressed: true, mounts, limits, sync: false };
+    let apply = Apply { input, compressed: true, mounts, lower_later: None, limits, sync: false };
     let error = apply.spawn(&f.program).unwrap().wait().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
     let error = f.apply(&everything(), bind(&f.dir.path().join("none"), "rw")).unwrap_err();
@@ -232,6 +238,7 @@ fn a_pipe_is_as_good_as_a_file() {
         input: reader.into(),
         compressed: true,
         mounts: bind(&base, "rw"),
+        lower_later: None,
         limits: Limits::default(),
         sync: false,
     };
@@ -266,6 +273,7 @@ fn a_worker_gives_up_what_it_does_not_need() {
         input: reader.into(),
         compressed: true,
         mounts: bind(&base, "rw"),
+        lower_later: None,
         limits: Limits::default(),
         sync: false,
     };
@@ -296,6 +304,7 @@ fn a_killed_worker_is_an_error_and_gone() {
         input: reader.into(),
         compressed: true,
         mounts: bind(&base, "rw"),
+        lower_later: None,
         limits: Limits::default(),
         sync: false,
     };
@@ -317,6 +326,7 @@ fn a_program_that_is_no_worker_is_an_error() {
             input: File::open("/dev/null").unwrap().into(),
             compressed: true,
             mounts: Vec::new(),
+            lower_later: None,
             limits: Limits::default(),
             sync: false,
         };

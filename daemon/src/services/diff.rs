@@ -195,6 +195,7 @@ impl Diff {
             compressed: media_type::may_be_compressed(&layer.media_type)?,
             input: reader.into_file().into(),
             mounts,
+            lower_later: None,
             limits: self.limits,
             sync: sync || self.sync,
         })

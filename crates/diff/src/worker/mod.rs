@@ -6,6 +6,21 @@
 //! back over it. The process has its own mount namespace and no network, dies
 //! with the thread that started it, and gives up what it does not need before
 //! it looks at the first byte of the layer.
+//!
+//! # Layers in any order
+//! [`Apply`] reads its input from front to back, never asks for its size and
+//! never seeks: a pipe that is filled while the layer arrives is as good as a
+//! file. An archive or a compressed stream that ends early is an error;
+//! whether the end of the archive was the end of the layer, only the answer's
+//! size and digest tell, which are the caller's to check. The tree of a call
+//! that failed, or that was given up, is the caller's to remove.
+//!
+//! A layer can be applied before those below it are there, to a directory of
+//! its own ([`Apply::lower_later`]), and so the layers of an image at the same
+//! time. Directories that it needs and does not bring are then made with mode
+//! 0755 and listed in [`Applied::implied`]. When the layers below have been
+//! applied and settled, [`Settle`] gives these directories what they have
+//! there. Where the list is empty, there is nothing to settle.
 
 mod mounts;
 mod process;
@@ -16,14 +31,15 @@ use std::io::{Read, Write};
 use std::marker::PhantomData;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use davit_types::{ErrorKind, Kind, Mount};
 use serde::{Deserialize, Serialize};
 
-use crate::{Applied, CompareOptions, Compression, Error, Limits};
+use crate::{Applied, CompareOptions, Compression, Error, Limits, Whiteouts};
 
 pub use process::main;
 
@@ -60,8 +76,25 @@ pub struct Apply {
     pub compressed: bool,
     /// The snapshot, as its backend hands it out.
     pub mounts: Vec<Mount>,
+    /// The layers below come later: the mounts are one bind mount of the
+    /// directory that this layer is to have for itself, in which deletions
+    /// are marked like this, and [`Settle`] is to follow.
+    pub lower_later: Option<Whiteouts>,
     /// How much it may unpack to.
     pub limits: Limits,
+    /// Bring everything to the disk before answering.
+    pub sync: bool,
+}
+
+/// Directories that a layer only implied, to be given what they have in the
+/// layers below it.
+#[derive(Debug)]
+pub struct Settle {
+    /// The snapshot on top of its parents, as its backend hands it out to be
+    /// written: an overlay. All parents are settled.
+    pub mounts: Vec<Mount>,
+    /// What [`Applied::implied`] has listed for it.
+    pub paths: Vec<PathBuf>,
     /// Bring everything to the disk before answering.
     pub sync: bool,
 }
@@ -87,11 +120,21 @@ impl Apply {
     pub fn spawn(self, program: &Program) -> Result<Running<Applied>, Error> {
         let work = Work::Apply {
             compressed: self.compressed,
-            mounts: self.mounts.into_iter().map(WireMount::from).collect(),
+            mounts: from_mounts(self.mounts),
+            lower_later: self.lower_later,
             limits: self.limits,
             sync: self.sync,
         };
-        spawn(program, work, self.input)
+        spawn(program, work, Some(self.input))
+    }
+}
+
+impl Settle {
+    /// Starts a worker for it; see [`Apply::spawn`] about the thread.
+    pub fn spawn(self, program: &Program) -> Result<Running<()>, Error> {
+        let paths = self.paths.iter().map(|path| text_of(path)).collect();
+        let work = Work::Settle { mounts: from_mounts(self.mounts), paths, sync: self.sync };
+        spawn(program, work, None)
     }
 }
 
@@ -99,14 +142,13 @@ impl Compare {
     /// Starts a worker for it; see [`Apply::spawn`] about the thread. The
     /// answer is the uncompressed archive's.
     pub fn spawn(self, program: &Program) -> Result<Running<Applied>, Error> {
-        let mounts = |mounts: Vec<Mount>| mounts.into_iter().map(WireMount::from).collect();
         let work = Work::Compare {
-            lower: mounts(self.lower),
-            upper: mounts(self.upper),
+            lower: from_mounts(self.lower),
+            upper: from_mounts(self.upper),
             compression: self.options.compression,
             newest: self.options.newest,
         };
-        spawn(program, work, self.output)
+        spawn(program, work, Some(self.output))
     }
 }
 
@@ -139,7 +181,33 @@ impl Running<Applied> {
     /// # Errors
     /// What the worker said, or [`Error::Worker`] when it ended without a
     /// word.
-    pub fn wait(mut self) -> Result<Applied, Error> {
+    pub fn wait(self) -> Result<Applied, Error> {
+        let broken = |what: &dyn std::fmt::Display| Error::Worker(format!("answer: {what}"));
+        match self.answer()? {
+            Answer::Done { digest, size, implied } => {
+                let digest = digest.parse().map_err(|error| broken(&error))?;
+                let implied = implied.iter().map(|text| path_of(text)).collect::<Option<_>>();
+                let implied = implied.ok_or_else(|| broken(&"a path that is none"))?;
+                Ok(Applied { digest, size, implied })
+            }
+            Answer::Settled => Err(broken(&"settled")),
+        }
+    }
+}
+
+impl Running<()> {
+    /// Waits until it is done.
+    ///
+    /// # Errors
+    /// As with an apply.
+    pub fn wait(self) -> Result<(), Error> {
+        self.answer().map(drop)
+    }
+}
+
+impl<T> Running<T> {
+    /// What the worker says when it has not failed.
+    fn answer(mut self) -> Result<Answer, Error> {
         let mut answer = Vec::new();
         let read = self.socket.read_to_end(&mut answer);
         let status = self.child.wait();
@@ -153,18 +221,11 @@ impl Running<Applied> {
         }
         read.map_err(|error| died(&error))?;
         match serde_json::from_slice(&answer).map_err(|error| died(&error))? {
-            Answer::Done { digest, size } => {
-                let digest = digest.parse().map_err(|error| died(&error))?;
-                Ok(Applied { digest, size })
-            }
-            Answer::Failed { kind, message } => {
-                Err(Error::Remote { kind: kind_of(&kind), message })
-            }
+            Reply::Failed { kind, message } => Err(Error::Remote { kind: kind_of(&kind), message }),
+            Reply::Answer(answer) => Ok(answer),
         }
     }
-}
 
-impl<T> Running<T> {
     /// The worker's process id.
     pub fn id(&self) -> u32 {
         self.child.id()
@@ -200,7 +261,14 @@ enum Work {
     Apply {
         compressed: bool,
         mounts: Vec<WireMount>,
+        lower_later: Option<Whiteouts>,
         limits: Limits,
+        sync: bool,
+    },
+    Settle {
+        mounts: Vec<WireMount>,
+        /// See [`text_of`].
+        paths: Vec<String>,
         sync: bool,
     },
     Compare {
@@ -213,9 +281,21 @@ enum Work {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Answer {
-    Done { digest: String, size: u64 },
+enum Reply {
+    Answer(Answer),
     Failed { kind: String, message: String },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Done {
+        digest: String,
+        size: u64,
+        /// See [`text_of`].
+        implied: Vec<String>,
+    },
+    Settled,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -240,6 +320,21 @@ impl From<WireMount> for Mount {
     }
 }
 
+fn from_mounts(mounts: Vec<Mount>) -> Vec<WireMount> {
+    mounts.into_iter().map(WireMount::from).collect()
+}
+
+/// A path as text, whatever its bytes: one character for each.
+fn text_of(path: &Path) -> String {
+    path.as_os_str().as_bytes().iter().map(|&byte| char::from(byte)).collect()
+}
+
+/// The path that [`text_of`] has made `text` of.
+fn path_of(text: &str) -> Option<PathBuf> {
+    let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
+    bytes.map(|bytes| OsString::from_vec(bytes).into())
+}
+
 /// The kind that prints as `text`.
 fn kind_of(text: &str) -> ErrorKind {
     use ErrorKind::*;
@@ -260,11 +355,11 @@ fn kind_of(text: &str) -> ErrorKind {
     kinds.into_iter().find(|kind| kind.to_string() == text).unwrap_or(Unknown)
 }
 
-fn failed(error: &Error) -> Answer {
-    Answer::Failed { kind: error.kind().to_string(), message: error.full_message() }
+fn failed(error: &Error) -> Reply {
+    Reply::Failed { kind: error.kind().to_string(), message: error.full_message() }
 }
 
-fn spawn<T>(program: &Program, work: Work, bytes: OwnedFd) -> Result<Running<T>, Error> {
+fn spawn<T>(program: &Program, work: Work, bytes: Option<OwnedFd>) -> Result<Running<T>, Error> {
     let broken = |what: &'static str| {
         move |error: &dyn std::fmt::Display| Error::Worker(format!("{what}: {error}"))
     };
@@ -287,7 +382,7 @@ fn spawn<T>(program: &Program, work: Work, bytes: OwnedFd) -> Result<Running<T>,
         pidfd,
         answer: PhantomData,
     };
-    davit_sys::socket::send_descriptors(&ours, &[1], &[bytes])
+    davit_sys::socket::send_descriptors(&ours, &[1], bytes.as_slice())
         .map_err(|error| Error::Worker(error.full_message()))?;
     ours.write_all(&text)
         .and_then(|()| ours.shutdown(Shutdown::Write))

@@ -10,9 +10,9 @@ use std::process::ExitCode;
 use davit_types::{Kind, Mount};
 
 use super::mounts::{self, Target};
-use super::{Answer, Request, WireMount, Work, failed, sandbox};
+use super::{Answer, Reply, Request, WireMount, Work, failed, path_of, sandbox, text_of};
 use crate::root::Root;
-use crate::{Applied, ApplyOptions, CompareOptions, Error, Whiteouts};
+use crate::{Applied, ApplyOptions, CompareOptions, Error, Limits, Whiteouts, implied};
 
 /// The whole life of a worker: reads the request from standard input, does
 /// it, and answers. The caller is `main`, with nothing else running yet.
@@ -27,7 +27,7 @@ pub fn main() -> ExitCode {
         Err(error) => return give_up(&error),
     };
     let answer = match work(request, bytes) {
-        Ok(Applied { digest, size }) => Answer::Done { digest: digest.to_string(), size },
+        Ok(answer) => Reply::Answer(answer),
         Err(error) => failed(&error),
     };
     let text = serde_json::to_vec(&answer).unwrap_or_default();
@@ -42,34 +42,37 @@ fn give_up(error: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn receive(socket: &mut UnixStream) -> Result<(Request, OwnedFd), Error> {
+fn receive(socket: &mut UnixStream) -> Result<(Request, Option<OwnedFd>), Error> {
     let broken = |error: &dyn std::fmt::Display| Error::Worker(format!("request: {error}"));
     let (count, fds) = davit_sys::socket::receive_descriptors(&*socket, &mut [0])
         .map_err(|error| Error::Worker(error.full_message()))?;
-    let bytes = fds.into_iter().next().filter(|_| count == 1);
-    let bytes = bytes.ok_or_else(|| broken(&"no descriptor came with it"))?;
+    if count != 1 {
+        return Err(broken(&"none came"));
+    }
     let mut text = Vec::new();
     socket.read_to_end(&mut text).map_err(|error| broken(&error))?;
     let request = serde_json::from_slice(&text).map_err(|error| broken(&error))?;
-    Ok((request, bytes))
+    Ok((request, fds.into_iter().next()))
 }
 
-fn work(request: Request, bytes: OwnedFd) -> Result<Applied, Error> {
+fn work(request: Request, bytes: Option<OwnedFd>) -> Result<Answer, Error> {
     sandbox::isolate(request.parent)?;
     let scratch = &request.scratch;
+    let bytes = || bytes.ok_or_else(|| Error::Worker("no descriptor came".to_owned()));
     match request.work {
-        Work::Apply { compressed, mounts, limits, sync } => {
+        Work::Apply { compressed, mounts, lower_later, limits, sync } => {
+            let mut target = prepare(mounts, scratch)?;
+            target.whiteouts = lower_later.unwrap_or(target.whiteouts);
+            let lower_later = lower_later.is_some();
+            apply(File::from(bytes()?), &target, lower_later, (compressed, limits), sync).map(done)
+        }
+        Work::Settle { mounts, paths, sync } => {
             let target = prepare(mounts, scratch)?;
-            let root = Root::open(&target.root).map_err(Error::io("open", &target.root))?;
-            let lower = crate::open_all(&target.lower)?;
-            sandbox::confine(&[&root], &lower, sandbox::Need::Writing)?;
-            let options =
-                ApplyOptions { compressed, whiteouts: target.whiteouts, lower: Vec::new(), limits };
-            let applied = crate::apply_in(File::from(bytes), &root, &lower, &options)?;
-            if sync {
-                rustix::fs::syncfs(root.dir()).map_err(Error::io("syncfs", &target.root))?;
-            }
-            Ok(applied)
+            let paths: Option<Vec<_>> = paths.iter().map(|text| path_of(text)).collect();
+            let paths = paths.ok_or_else(|| Error::Worker("a path that is none".to_owned()))?;
+            let (root, lower) = open(&target)?;
+            implied::settle(&root, &lower, &paths)?;
+            sync_tree(&root, &target, sync).map(|()| Answer::Settled)
         }
         Work::Compare { lower, upper, compression, newest } => {
             let scratch = sandbox::private_scratch(scratch)?;
@@ -80,12 +83,48 @@ fn work(request: Request, bytes: OwnedFd) -> Result<Applied, Error> {
             };
             let roots = [open(lower, "lower")?, open(upper, "upper")?];
             sandbox::confine(&[], &roots, sandbox::Need::Reading)?;
-            let output = BufWriter::with_capacity(1 << 18, File::from(bytes));
+            let output = BufWriter::with_capacity(1 << 18, File::from(bytes()?));
             let options = CompareOptions { compression, newest };
             crate::compare_in(&roots[0], &roots[1], output, options)
                 .map_err(Error::io("compare", "layer".as_ref()))
+                .map(done)
         }
     }
+}
+
+fn done(applied: Applied) -> Answer {
+    let Applied { digest, size, implied } = applied;
+    let implied = implied.iter().map(|path| text_of(path)).collect();
+    Answer::Done { digest: digest.to_string(), size, implied }
+}
+
+/// Opens the tree and what lies below it, and gives up all else.
+fn open(target: &Target) -> Result<(Root, Vec<Root>), Error> {
+    let root = Root::open(&target.root).map_err(Error::io("open", &target.root))?;
+    let lower = crate::open_all(&target.lower)?;
+    sandbox::confine(&[&root], &lower, sandbox::Need::Writing)?;
+    Ok((root, lower))
+}
+
+fn apply(
+    bytes: File,
+    target: &Target,
+    lower_later: bool,
+    (compressed, limits): (bool, Limits),
+    sync: bool,
+) -> Result<Applied, Error> {
+    let (root, lower) = open(target)?;
+    let whiteouts = target.whiteouts;
+    let options = ApplyOptions { compressed, whiteouts, lower: Vec::new(), lower_later, limits };
+    let applied = crate::apply_in(bytes, &root, &lower, &options)?;
+    sync_tree(&root, target, sync).map(|()| applied)
+}
+
+fn sync_tree(root: &Root, target: &Target, sync: bool) -> Result<(), Error> {
+    if !sync {
+        return Ok(());
+    }
+    rustix::fs::syncfs(root.dir()).map_err(Error::io("syncfs", &target.root))
 }
 
 fn to_mounts(mounts: Vec<WireMount>) -> Vec<Mount> {
