@@ -104,6 +104,13 @@ impl Writer {
         self.status.clone()
     }
 
+    /// Opens what is written for reading, at its first byte. What is written
+    /// later can be read there too, also once it is a blob.
+    pub fn file(&self) -> Result<File, Error> {
+        let data = self.ingest.data();
+        File::open(&data).map_err(Error::io("open", &data))
+    }
+
     /// Appends all of `data`. On failure (a full disk) the ingest is as it
     /// was before the call.
     pub fn write(&mut self, data: &[u8]) -> Result<(), Error> {

@@ -77,6 +77,16 @@ impl Leases<'_> {
         })
     }
 
+    /// Replaces a lease's labels: puts off its end, for instance.
+    pub fn update(&self, namespace: &Namespace, id: &LeaseId, labels: &Labels) -> Result<()> {
+        let (namespace, id, mut labels) = (namespace.clone(), id.clone(), labels.clone());
+        self.index.change(move |connection| {
+            let lease = objects::find(connection, &namespace, Kind::Lease, id.as_str())?
+                .ok_or_else(|| missing(&id))?;
+            objects::describe(connection, lease, Kind::Lease, &mut labels, &[])
+        })
+    }
+
     /// Deletes a lease; what it alone held can be collected from then on.
     pub fn delete(&self, namespace: &Namespace, id: &LeaseId) -> Result<()> {
         let (namespace, id) = (namespace.clone(), id.clone());

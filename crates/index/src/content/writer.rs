@@ -1,5 +1,6 @@
 //! Writing content: the namespace's half of an ingest.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -252,6 +253,15 @@ impl ContentWriter {
         match &self.bytes {
             Bytes::Own(writer) => writer.offset(),
             Bytes::Shared(blob) => blob.size,
+        }
+    }
+
+    /// Opens what is written for reading, at its first byte. What is written
+    /// later can be read there too.
+    pub fn file(&self) -> Result<File> {
+        match &self.bytes {
+            Bytes::Own(writer) => Ok(writer.file()?),
+            Bytes::Shared(blob) => Ok(self.store.local.reader(&blob.digest)?.into_file()),
         }
     }
 

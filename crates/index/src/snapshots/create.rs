@@ -45,6 +45,29 @@ impl Snapshotter {
         self.create(namespace, key, parent, SnapshotKind::View, labels, lease)
     }
 
+    /// Whether a layer can be written into a snapshot without a parent, which
+    /// gets one when it is committed.
+    pub fn independent_layers(&self) -> bool {
+        self.backend.independent_layers()
+    }
+
+    /// What to mount to write to the active snapshot `key`, which has no
+    /// parent, as if it had been made from `parent`.
+    pub fn mounts_over(
+        &self,
+        namespace: &Namespace,
+        key: &str,
+        parent: &str,
+    ) -> Result<Vec<Mount>> {
+        let (row, parents) = self.index.look(|connection| {
+            let row = rows::require(connection, namespace, self.name(), key)?;
+            let parent = rows::require(connection, namespace, self.name(), parent)?;
+            Ok((row, rows::chain(connection, Some(parent.object))?))
+        })?;
+        let labels = inherited(&row.info.labels);
+        Ok(self.backend.mounts(row.directory, SnapshotKind::Active, &parents, &labels)?)
+    }
+
     fn create(
         &self,
         namespace: &Namespace,
@@ -111,7 +134,7 @@ impl Snapshotter {
 }
 
 /// The row of the snapshot that is to be a parent.
-fn parent_row(
+pub(super) fn parent_row(
     connection: &Connection,
     namespace: &Namespace,
     snapshotter: &str,
