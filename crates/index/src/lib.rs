@@ -43,4 +43,6 @@ pub use index::Index;
 pub use leases::{Lease, LeaseId, Leases, Resource};
 pub use namespaces::Namespaces;
 pub use sandboxes::{Sandbox, Sandboxes};
-pub use snapshots::{SnapshotInfo, Snapshotter};
+pub use snapshots::{
+    NewRemote, RemoteCommit, RemoteSnapshot, RemoteSnapshots, SnapshotInfo, Snapshotter, Wanted,
+};

@@ -22,7 +22,7 @@ pub(crate) const APPLICATION_ID: i32 = 0x4441_5654;
 
 /// What brings a file from version N to N + 1, at index N. Entries are only
 /// ever added.
-pub(crate) const MIGRATIONS: &[&str] = &[VERSION_1];
+pub(crate) const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2, VERSION_3];
 
 /// The version of a file that has all tables.
 pub(crate) const VERSION: usize = MIGRATIONS.len();
@@ -140,6 +140,19 @@ CREATE TABLE sequences (
     name TEXT PRIMARY KEY,
     next INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+";
+
+const VERSION_3: &str = "
+-- When there will be something to collect although nobody changes anything.
+CREATE INDEX objects_by_expiry ON objects (expires) WHERE expires IS NOT NULL;
+";
+
+/// What the snapshotters call snapshots that keep a graph of their own.
+const VERSION_3: &str = "
+CREATE TABLE remote_snapshots (
+    id   INTEGER PRIMARY KEY REFERENCES snapshots ON DELETE CASCADE,
+    name TEXT NOT NULL
+) STRICT;
 ";
 
 /// Takes the steps of `migrations` from `from` on, each in a transaction of

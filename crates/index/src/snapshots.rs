@@ -19,7 +19,10 @@ use crate::objects::{self, Kind, validate_labels};
 use crate::{Error, Index, LeaseId, Result, leases};
 
 mod create;
+mod remote;
 mod rows;
+
+pub use remote::{NewRemote, RemoteCommit, RemoteSnapshot, RemoteSnapshots, Wanted};
 
 /// The label by which a client that unpacks says which committed snapshot it
 /// is about to make.
@@ -88,15 +91,7 @@ impl Snapshotter {
         let (namespace, name, key) = (namespace.clone(), self.name().to_owned(), key.to_owned());
         let (labels, paths) = (labels.clone(), paths.to_vec());
         let row = self.index.change(move |connection| {
-            let mut row = rows::require(connection, &namespace, &name, &key)?;
-            objects::update_labels(&mut row.info.labels, &labels, &paths, |path| {
-                Error::InvalidArgument(format!("cannot update {path:?} field on snapshot {key:?}"))
-            })?;
-            validate_labels(&row.info.labels, "info.Labels")?;
-            row.info.updated_at = SystemTime::now();
-            objects::touch(connection, row.object, row.info.updated_at)?;
-            rows::describe(connection, &name, row.object, &row.info.parent, &mut row.info.labels)?;
-            Ok(row)
+            relabel(connection, &namespace, &name, &key, &labels, &paths)
         })?;
         Ok(self.with_backend_labels(row.directory, row.info))
     }
@@ -167,18 +162,7 @@ impl Snapshotter {
 
     /// Removes a snapshot, which must have no children.
     pub fn remove(&self, namespace: &Namespace, key: &str, lease: Option<&LeaseId>) -> Result<()> {
-        let (namespace, lease) = (namespace.clone(), lease.cloned());
-        let (name, key) = (self.name().to_owned(), key.to_owned());
-        let directory = self.index.change(move |connection| {
-            let row = rows::require(connection, &namespace, &name, &key)?;
-            if rows::has_children(connection, row.object)? {
-                return Err(Error::FailedPrecondition("cannot remove snapshot with child".into()));
-            }
-            let full = rows::object_key(&name, &key);
-            objects::delete(connection, &namespace, Kind::Snapshot, &full)?;
-            leases::release(connection, &namespace, lease.as_ref(), Kind::Snapshot, &full)?;
-            Ok(row.directory)
-        })?;
+        let directory = delete(&self.index, self.name(), namespace, key, lease)?;
         self.remove_directory(directory);
         Ok(())
     }
@@ -213,31 +197,13 @@ impl Snapshotter {
         self.index.look(|connection| rows::require(connection, namespace, self.name(), key))
     }
 
-    /// Makes `lease` hold the snapshot `key`, if there is one; whether there
-    /// is.
     fn hold_existing(
         &self,
         namespace: &Namespace,
         key: &str,
         lease: Option<&LeaseId>,
     ) -> Result<bool> {
-        let name = self.name().to_owned();
-        let exists = |connection: &Connection, namespace: &Namespace, name: &str, key: &str| {
-            rows::find(connection, namespace, name, key).map(|row| row.is_some())
-        };
-        let found = self.index.look(|connection| exists(connection, namespace, &name, key))?;
-        if !found || lease.is_none() {
-            return Ok(found);
-        }
-        let (namespace, key, lease) = (namespace.clone(), key.to_owned(), lease.cloned());
-        self.index.change(move |connection| {
-            let found = exists(connection, &namespace, &name, &key)?;
-            if found {
-                let full = rows::object_key(&name, &key);
-                leases::hold(connection, &namespace, lease.as_ref(), Kind::Snapshot, &full)?;
-            }
-            Ok(found)
-        })
+        hold_existing(&self.index, self.name(), namespace, key, lease)
     }
 
     /// Adds what the backend says of a snapshot; the client's labels win.
@@ -247,6 +213,33 @@ impl Snapshotter {
         }
         info
     }
+}
+
+/// Makes `lease` hold the snapshot `key`, if there is one; whether there is.
+fn hold_existing(
+    index: &Index,
+    snapshotter: &str,
+    namespace: &Namespace,
+    key: &str,
+    lease: Option<&LeaseId>,
+) -> Result<bool> {
+    let exists = |connection: &Connection, namespace: &Namespace, name: &str, key: &str| {
+        rows::find(connection, namespace, name, key).map(|row| row.is_some())
+    };
+    let found = index.look(|connection| exists(connection, namespace, snapshotter, key))?;
+    if !found || lease.is_none() {
+        return Ok(found);
+    }
+    let (namespace, key, lease) = (namespace.clone(), key.to_owned(), lease.cloned());
+    let name = snapshotter.to_owned();
+    index.change(move |connection| {
+        let found = exists(connection, &namespace, &name, &key)?;
+        if found {
+            let full = rows::object_key(&name, &key);
+            leases::hold(connection, &namespace, lease.as_ref(), Kind::Snapshot, &full)?;
+        }
+        Ok(found)
+    })
 }
 
 /// Refuses an empty key, as the store behind containerd's does.
@@ -261,6 +254,53 @@ fn require_active(row: &rows::Snapshot, key: &str) -> Result<()> {
     Err(Error::FailedPrecondition(format!(
         "failed to commit snapshot {key}: snapshot {key:?} is not active"
     )))
+}
+
+/// Deletes the row of a snapshot, which must have no children; the number of
+/// its directory.
+fn delete(
+    index: &Index,
+    snapshotter: &str,
+    namespace: &Namespace,
+    key: &str,
+    lease: Option<&LeaseId>,
+) -> Result<SnapshotId> {
+    let (namespace, lease) = (namespace.clone(), lease.cloned());
+    let (name, key) = (snapshotter.to_owned(), key.to_owned());
+    index.change(move |connection| {
+        let row = rows::require(connection, &namespace, &name, &key)?;
+        if rows::has_children(connection, row.object)? {
+            return Err(Error::FailedPrecondition("cannot remove snapshot with child".into()));
+        }
+        let full = rows::object_key(&name, &key);
+        objects::delete(connection, &namespace, Kind::Snapshot, &full)?;
+        leases::release(connection, &namespace, lease.as_ref(), Kind::Snapshot, &full)?;
+        Ok(row.directory)
+    })
+}
+
+/// Replaces the labels of a snapshot's row as `paths` say, and answers it.
+fn relabel(
+    connection: &Connection,
+    namespace: &Namespace,
+    snapshotter: &str,
+    key: &str,
+    labels: &Labels,
+    paths: &[String],
+) -> Result<rows::Snapshot> {
+    let mut row = rows::require(connection, namespace, snapshotter, key)?;
+    set_labels(&mut row.info.labels, key, labels, paths)?;
+    row.info.updated_at = SystemTime::now();
+    objects::touch(connection, row.object, row.info.updated_at)?;
+    rows::describe(connection, snapshotter, row.object, &row.info.parent, &mut row.info.labels)?;
+    Ok(row)
+}
+
+fn set_labels(current: &mut Labels, key: &str, labels: &Labels, paths: &[String]) -> Result<()> {
+    objects::update_labels(current, labels, paths, |path| {
+        Error::InvalidArgument(format!("cannot update {path:?} field on snapshot {key:?}"))
+    })?;
+    validate_labels(current, "info.Labels")
 }
 
 /// The labels that a backend gets to see.

@@ -1,5 +1,6 @@
 //! The rows that the graph of snapshots is made of.
 
+use std::collections::HashMap;
 use std::time::SystemTime;
 
 use davit_snapshots::{SnapshotId, SnapshotKind, Usage};
@@ -103,6 +104,39 @@ pub(super) fn chain(connection: &Connection, parent: Option<i64>) -> Result<Vec<
     Ok(rows.map(|id| id.map(i64::unsigned_abs)).collect::<rusqlite::Result<_>>()?)
 }
 
+/// What the snapshotter calls a snapshot that it keeps a graph of.
+pub(super) fn remote_name(connection: &Connection, object: i64) -> Result<String> {
+    let name = connection
+        .prepare_cached("SELECT name FROM remote_snapshots WHERE id = ?1")?
+        .query_row([object], |row| row.get(0))?;
+    Ok(name)
+}
+
+/// Says what the snapshotter calls a snapshot.
+pub(super) fn set_remote_name(connection: &Connection, object: i64, name: &str) -> Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO remote_snapshots (id, name) VALUES (?1, ?2)
+             ON CONFLICT DO UPDATE SET name = excluded.name",
+        )?
+        .execute(params![object, name])?;
+    Ok(())
+}
+
+/// What the snapshotter calls all namespaces' snapshots, by their numbers.
+pub(super) fn remote_names(
+    connection: &Connection,
+    snapshotter: &str,
+) -> Result<HashMap<SnapshotId, String>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT s.directory, r.name FROM snapshots s JOIN remote_snapshots r ON r.id = s.id
+         WHERE s.snapshotter = ?1",
+    )?;
+    let rows = statement
+        .query_map([snapshotter], |row| Ok((row.get::<_, i64>(0)?.unsigned_abs(), row.get(1)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
 /// Whether a snapshot is anybody's parent.
 pub(super) fn has_children(connection: &Connection, object: i64) -> Result<bool> {
     let found = connection
@@ -182,7 +216,11 @@ impl New {
         leases::hold(connection, &self.namespace, lease, Kind::Snapshot, &key)?;
         let added = objects::insert(connection, &self.namespace, Kind::Snapshot, &key, now)?;
         let Some(object) = added else { return Ok(false) };
-        let kind = if self.kind == SnapshotKind::View { "view" } else { "active" };
+        let kind = match self.kind {
+            SnapshotKind::View => "view",
+            SnapshotKind::Active => "active",
+            SnapshotKind::Committed => "committed",
+        };
         connection
             .prepare_cached(
                 "INSERT INTO snapshots (id, snapshotter, kind, parent, directory, inodes, size)
@@ -249,7 +287,11 @@ impl Commit {
 
     /// The parent that the committed snapshot has: its own, or the one it is
     /// put on now.
-    fn parent(&self, connection: &Connection, row: &Snapshot) -> Result<(Option<i64>, String)> {
+    pub(super) fn parent(
+        &self,
+        connection: &Connection,
+        row: &Snapshot,
+    ) -> Result<(Option<i64>, String)> {
         if row.parent.is_some() || self.parent.is_empty() {
             return Ok((row.parent, row.info.parent.clone()));
         }
