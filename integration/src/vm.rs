@@ -25,7 +25,7 @@ exec /bin/busybox switch_root /new /bin/start
 "#;
 
 const START: &str = r#"#!/bin/busybox sh
-export PATH=/bin:/usr/bin
+export PATH=/usr/bin:/usr/sbin:/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
@@ -35,7 +35,10 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 for controller in cpu memory pids io cpuset hugetlb; do
     echo +$controller > /sys/fs/cgroup/cgroup.subtree_control
 done
-insmod /root/overlay.ko
+for module in overlay inet_diag tcp_diag udp_diag unix_diag netlink_diag af_packet_diag nfnetlink \
+    libcrc32c nf_tables tun veth; do
+    insmod /root/$module.ko
+done
 ip link set lo up
 echo "=== script"
 sh /root/script
@@ -45,7 +48,8 @@ poweroff -f
 "#;
 
 /// Boots, runs `script` with busybox's shell, and hands back what it printed.
-/// In `$PATH` there are `davitd`, `davit`, our shim, `runc`, `crun` and `ctr`;
+/// In `$PATH` there are `davitd`, `davit`, our shim, `runc`, `crun`, `criu` and
+/// `ctr`;
 /// `/root/image.tar` is the busybox image.
 ///
 /// # Panics
@@ -108,9 +112,18 @@ fn ram_disk(directory: &TempDir, script: &str) -> PathBuf {
     program(&root, Path::new("/usr/sbin/runc"), "usr/bin/runc");
     program(&root, Path::new("/usr/bin/crun"), "usr/bin/crun");
     program(&root, Path::new("/usr/bin/ctr"), "usr/bin/ctr");
+    program(&root, Path::new("/usr/sbin/criu"), "usr/sbin/criu");
+    // For criu, which wants more of it than busybox's does.
+    program(&root, Path::new("/bin/tar"), "usr/bin/tar");
     image::write_archive(&root.join("root/image.tar")).expect("an archive can be written");
-    fs::copy(peers::kernel("overlay.ko"), root.join("root/overlay.ko")).expect("a copy");
+    for module in fs::read_dir(peers::kernel("")).expect("setup.sh was run").flatten() {
+        if module.path().extension().is_some_and(|extension| extension == "ko") {
+            fs::copy(module.path(), root.join("root").join(module.file_name())).expect("a copy");
+        }
+    }
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").expect("a file");
+    fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n").expect("a file");
+    fs::write(root.join("etc/resolv.conf"), "").expect("a file");
     fs::write(root.join("root/script"), script).expect("a file");
     for (name, text) in [("init", INIT), ("bin/start", START)] {
         let path = root.join(name);

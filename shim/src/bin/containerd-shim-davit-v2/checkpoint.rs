@@ -8,14 +8,17 @@ use davit_types::ErrorKind;
 use protobuf::Message;
 use runc_client::CheckpointOptions;
 
+use crate::criu;
 use crate::fixed::Fixed;
 
-/// Saves a container. CRIU's log goes to the bundle when that fails.
+/// Saves the container whose init is `pid`. CRIU's log goes to the bundle when
+/// that fails.
 ///
 /// # Errors
 /// Options that cannot be read; the first line of what the runtime says.
 pub async fn checkpoint(
     fixed: &Fixed,
+    pid: u32,
     request: &task::CheckpointTaskRequest,
 ) -> Result<(), Failure> {
     let asked = options(request)?;
@@ -35,7 +38,11 @@ pub async fn checkpoint(
         empty_namespaces: asked.empty_namespaces,
         ..CheckpointOptions::default()
     };
-    let saved = fixed.runtime.checkpoint(&fixed.id, options).await;
+    let image = PathBuf::from(&request.path);
+    let runtime = criu::external_streams(pid)
+        .and_then(|streams| criu::to_save(&fixed.runtime, &fixed.bundle, &image, &streams))
+        .map_err(|error| Failure::new(ErrorKind::Unknown, format!("checkpoint: {error}")))?;
+    let saved = runtime.checkpoint(&fixed.id, options).await;
     let saved = saved.map_err(|error| {
         let log = fixed.bundle.join("criu-dump.log");
         if let Err(error) = std::fs::copy(work.join("dump.log"), &log) {

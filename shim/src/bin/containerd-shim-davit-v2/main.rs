@@ -12,6 +12,7 @@ mod cleanup;
 mod console;
 mod container;
 mod create;
+mod criu;
 mod event;
 mod exits;
 mod fixed;

@@ -5,11 +5,13 @@ use std::rc::Rc;
 
 use davit_shim::{Failure, Watch};
 use davit_sys::cgroup::Cgroup;
+use davit_types::ErrorKind;
 use runc_client::{ExecOptions, RestoreOptions, Stdio};
 
 use crate::create::{
     PID_FILE, Restore, cgroup_of, console_socket, prefixed, read_pid, take_console,
 };
+use crate::criu;
 use crate::fixed::Fixed;
 use crate::runtime;
 use crate::stdio::{self, Io, Request};
@@ -49,14 +51,16 @@ pub async fn restore(
         console_socket: socket.as_ref().map(|socket| socket.path().to_owned()),
         pid_file: Some(pid_file.clone()),
         detach: true,
-        image_path: Some(restore.image),
         work_path: Some(fixed.criu_work_path()),
         no_pivot: fixed.options.no_pivot_root,
         no_subreaper: true,
         ..RestoreOptions::default()
     };
+    let runtime = criu::to_restore(&fixed.runtime, &fixed.bundle, &restore.image)
+        .map_err(|error| Failure::new(ErrorKind::Unknown, format!("restore: {error}")))?;
+    let options = RestoreOptions { image_path: Some(restore.image), ..options };
     let window = fixed.reaper.keep_orphans();
-    let restored = fixed.runtime.restore(&fixed.id, &fixed.bundle, options).await;
+    let restored = runtime.restore(&fixed.id, &fixed.bundle, options).await;
     restored.map_err(|error| runtime::failed("OCI runtime restore failed", &error))?;
     let io = match socket {
         Some(socket) => Some(take_console(&socket, &streams, &fixed, &fixed.id).await?),

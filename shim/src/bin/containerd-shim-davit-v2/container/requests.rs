@@ -37,10 +37,13 @@ impl Container {
                 let resources = request.resources.unwrap_or_default().value;
                 Outcome::Updated(fixed.update(&resources).await, reply)
             }),
-            Call::Checkpoint(request, reply) => self.run(key, async move {
-                let saved = checkpoint::checkpoint(&fixed, &request).await;
-                Outcome::Checkpointed(saved, request.path, reply)
-            }),
+            Call::Checkpoint(request, reply) => {
+                let pid = self.pid();
+                self.run(key, async move {
+                    let saved = checkpoint::checkpoint(&fixed, pid, &request).await;
+                    Outcome::Checkpointed(saved, request.path, reply)
+                });
+            }
             // No other call is an operation.
             other => {
                 self.end_flight(key);
