@@ -8,6 +8,7 @@
 
 mod descriptor;
 mod digest;
+pub mod duration;
 mod error;
 #[cfg(feature = "filter")]
 pub mod filter;

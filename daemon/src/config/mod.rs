@@ -12,7 +12,6 @@
 
 mod apply;
 mod document;
-mod duration;
 mod error;
 mod imports;
 mod migrate;
@@ -22,6 +21,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use davit_types::duration;
 use serde::Serialize;
 
 pub use error::ConfigError;
