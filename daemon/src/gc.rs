@@ -1,25 +1,43 @@
 //! When garbage is collected.
 //!
 //! Inherited from containerd 2 (`plugins/gc/scheduler.go`): shortly after the
-//! start, and whenever enough has changed or been deleted since the last
-//! time; never so often that it takes more than the configured part of the
-//! time. Changes are counted by their events; collecting is the index's work
-//! and holds nobody else up for longer than its one transaction.
+//! start, and then when enough has changed or anything has been deleted since
+//! the last time; never so often that it takes more than the configured part
+//! of the time. Also when a lease, an ingest or an image expires, which
+//! containerd notices when somebody changes something next. Collecting is the
+//! index's work and holds nobody else up.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use davit_events::{Exchange, Subscription};
-use davit_index::{Collector, Index};
+use davit_events::Exchange;
+use davit_index::{Changes, Collector, Error, Garbage, Index, Sizes};
+use davit_protocols::convert::grpc::pack;
+use davit_protocols::grpc::containerd::events as wire_events;
+use davit_protocols::grpc::containerd::services::images::v1::ImageDelete;
+use davit_protocols::topics;
 use davit_types::{Kind, Labels, Namespace};
+use tokio::sync::Notify;
 
 use crate::config::Gc;
 use crate::mounts::Mounts;
-use crate::services::images::collect;
+use crate::services::publish;
 
 /// What a label must start with to hold an activated mount by what it names
 /// (containerd, `core/metadata/gc.go`).
 const BACK_REFERENCE: &str = "containerd.io/gc.bref.";
+/// What a collection is said to take at least, so that the next is not right
+/// behind it (containerd's `minimumGCTime`).
+const SHORTEST: Duration = Duration::from_millis(5);
+/// The pause where none is configured, as with containerd.
+const DEFAULT_PAUSE: Duration = Duration::from_secs(1);
+/// How soon after a change it is looked at again whether it is time.
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
+/// How long after the end of a lease it is collected: those that end
+/// together go together.
+const EXPIRY_DELAY: Duration = Duration::from_secs(1);
+/// The longest wait for an end, for clocks can be set.
+const EXPIRY_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Collects garbage when it is time to.
 pub struct Schedule {
@@ -27,7 +45,7 @@ pub struct Schedule {
     pub settings: Gc,
     /// What knows what is garbage.
     pub collector: Arc<Collector>,
-    /// Leases, for what the collector does not know.
+    /// What changes, and leases, for what the collector does not know.
     pub index: Arc<Index>,
     /// Who is told of what went.
     pub events: Arc<Exchange>,
@@ -35,30 +53,73 @@ pub struct Schedule {
     pub mounts: Arc<Mounts>,
 }
 
-/// Changes since the last collection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Changes {
-    all: u64,
-    deletions: u64,
+/// The last collection, and how long they take.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    /// What had changed before it.
+    changes: Changes,
+    /// When it began, by the clock that leases end by.
+    at: SystemTime,
+    ended: Instant,
+    collections: u32,
+    took_together: Duration,
 }
 
-impl Changes {
-    /// Counts what an event of this topic tells of. Tasks are no rows of the
-    /// index.
-    fn count(&mut self, topic: &str) {
-        if topic.starts_with("/tasks/") {
-            return;
-        }
-        self.all += 1;
-        if topic.ends_with("/delete") || topic.ends_with("/remove") {
-            self.deletions += 1;
-        }
-    }
+/// Collects garbage, publishes what clients are told of, and tells of
+/// everything.
+///
+/// # Errors
+/// Those of the index.
+pub fn collect(
+    collector: &Collector,
+    events: &Exchange,
+    sizes: Sizes,
+    mut tell: impl FnMut(Garbage),
+) -> Result<(), Error> {
+    collector.collect(sizes, &mut |garbage| {
+        announce(events, &garbage);
+        tell(garbage);
+    })
+}
 
-    fn are_enough(self, settings: &Gc) -> bool {
-        let reached = |count: u64, threshold: u64| threshold > 0 && count >= threshold;
-        reached(self.all, settings.mutation_threshold)
-            || reached(self.deletions, settings.deletion_threshold)
+/// Of a collection containerd tells images and snapshots alone.
+fn announce(events: &Exchange, garbage: &Garbage) {
+    let Garbage { namespace, thing, .. } = garbage;
+    match thing.kind.as_str() {
+        "image" => {
+            let event = pack(&ImageDelete { name: thing.name.clone() });
+            publish(events, namespace, topics::IMAGE_DELETE, event);
+        }
+        "snapshot" => {
+            let (key, snapshotter) = (thing.name.clone(), thing.snapshotter.clone());
+            let event = pack(&wire_events::SnapshotRemove { key, snapshotter });
+            publish(events, namespace, topics::SNAPSHOT_REMOVE, event);
+        }
+        _ => {}
+    }
+}
+
+/// Whether what has changed is reason to collect.
+fn is_enough(settings: &Gc, before: Changes, now: Changes) -> bool {
+    let threshold = settings.mutation_threshold;
+    now.loosening > before.loosening || (threshold > 0 && now.all - before.all >= threshold)
+}
+
+/// Whether so much was deleted that no pause is kept.
+fn is_urgent(settings: &Gc, before: Changes, now: Changes) -> bool {
+    let threshold = settings.deletion_threshold;
+    threshold > 0 && now.loosening - before.loosening >= threshold
+}
+
+impl Last {
+    /// How long to leave everybody alone.
+    fn pause(&self, settings: &Gc) -> Duration {
+        let part = settings.pause_threshold.min(0.5);
+        if part <= 0.0 {
+            return DEFAULT_PAUSE;
+        }
+        let average = (self.took_together / self.collections.max(1)).max(SHORTEST);
+        average.div_f64(part) - average
     }
 }
 
@@ -66,41 +127,77 @@ impl Schedule {
     /// Runs as long as it is polled.
     pub async fn run(self) {
         let schedule = Arc::new(self);
+        let changed = Arc::new(Notify::new());
+        let observed = Arc::clone(&changed);
+        schedule.index.observe(move || observed.notify_one());
         tokio::time::sleep(schedule.settings.startup_delay).await;
-        let mut pause = schedule.collect(true).await;
+        let mut last = schedule.collect(None).await;
         loop {
-            // What happens during the pause counts towards the next time.
-            let mut events = schedule.events.subscribe_to(|_| true);
-            tokio::time::sleep(pause).await;
-            schedule.enough_changes(&mut events).await;
+            schedule.until_time(&changed, &last).await;
             tokio::time::sleep(schedule.settings.schedule_delay).await;
-            drop(events);
-            pause = schedule.collect(false).await;
+            last = schedule.collect(Some(last)).await;
         }
     }
 
-    /// Ready when enough has changed; also when so much has that we lost
-    /// count.
-    async fn enough_changes(&self, events: &mut Subscription) {
-        let mut changes = Changes::default();
-        while let Some(Ok(envelope)) = events.next().await {
-            changes.count(&envelope.topic);
-            if changes.are_enough(&self.settings) {
+    /// Ready when it is time to collect.
+    async fn until_time(&self, changed: &Notify, last: &Last) {
+        let earliest = last.ended + last.pause(&self.settings);
+        loop {
+            let changes = self.index.changes();
+            if is_urgent(&self.settings, last.changes, changes) {
                 return;
+            }
+            if is_enough(&self.settings, last.changes, changes) {
+                return tokio::time::sleep_until(earliest.into()).await;
+            }
+            match self.next_expiry(last.at).await {
+                Some(wait) if wait.is_zero() => {
+                    return tokio::time::sleep_until(earliest.into()).await;
+                }
+                Some(wait) => {
+                    // When the wait is over, or something changes, we look
+                    // again.
+                    let wait = wait.min(EXPIRY_WAIT_MAX);
+                    let _ = tokio::time::timeout(wait, changed.notified()).await;
+                }
+                None => changed.notified().await,
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+    }
+
+    /// How long until something ends that had not ended at the last
+    /// collection.
+    async fn next_expiry(&self, after: SystemTime) -> Option<Duration> {
+        let index = Arc::clone(&self.index);
+        let found = tokio::task::spawn_blocking(move || index.next_expiry(after)).await;
+        match found {
+            Ok(Ok(expiry)) => {
+                let due = expiry? + EXPIRY_DELAY;
+                Some(due.duration_since(SystemTime::now()).unwrap_or_default())
+            }
+            Ok(Err(error)) => {
+                log::error!(error = error.full_message().as_str(); "cannot find out what expires");
+                None
+            }
+            Err(failure) => {
+                log::error!(failure:%; "finding out what expires did not finish");
+                None
             }
         }
     }
 
-    /// Collects; at the start, also what a crash has left over. Answers how
-    /// long to wait until the next time.
-    async fn collect(self: &Arc<Self>, at_start: bool) -> Duration {
+    /// Collects; the first time, also what a crash has left over.
+    async fn collect(self: &Arc<Self>, last: Option<Last>) -> Last {
         let schedule = Arc::clone(self);
-        let started = Instant::now();
+        let (changes, at, started) = (self.index.changes(), SystemTime::now(), Instant::now());
+        let at_start = last.is_none();
         let work = move || {
             if at_start && let Err(error) = schedule.collector.cleanup() {
                 log::warn!(error = error.full_message().as_str(); "leftovers stay");
             }
-            if let Err(error) = collect(&schedule.collector, &schedule.events) {
+            let (collector, events) = (&schedule.collector, &schedule.events);
+            if let Err(error) = collect(collector, events, Sizes::Known, drop) {
                 log::error!(error = error.full_message().as_str(); "cannot collect garbage");
             }
             schedule.release_mounts();
@@ -112,7 +209,9 @@ impl Schedule {
         // What this and the calls before it have allocated and freed.
         davit_sys::process::trim_heap();
         log::debug!(seconds = took.as_secs_f64(); "collected garbage");
-        took.div_f64(self.settings.pause_threshold.max(0.001))
+        let (count, sum) = last.map_or((0, Duration::ZERO), |l| (l.collections, l.took_together));
+        let (collections, took_together) = (count.saturating_add(1), sum.saturating_add(took));
+        Last { changes, at, ended: Instant::now(), collections, took_together }
     }
 
     /// Removes activated mounts whose lease is gone and that nothing else was
@@ -147,24 +246,50 @@ impl Schedule {
 mod tests {
     use super::*;
 
+    fn changes(all: u64, loosening: u64) -> Changes {
+        Changes { all, loosening }
+    }
+
     #[test]
-    fn thresholds_are_counted_and_zero_means_never() {
-        let count = |topics: &[&str]| {
-            let mut changes = Changes::default();
-            topics.iter().for_each(|topic| changes.count(topic));
-            changes
+    fn one_deletion_is_enough_and_few_other_changes_are_not() {
+        let settings = Gc { mutation_threshold: 3, ..Gc::default() };
+        let before = changes(10, 4);
+        for (now, enough) in [
+            (changes(10, 4), false),
+            (changes(12, 4), false),
+            (changes(13, 4), true),
+            (changes(11, 5), true),
+        ] {
+            assert_eq!(is_enough(&settings, before, now), enough, "{now:?}");
+        }
+        let never = Gc { mutation_threshold: 0, ..Gc::default() };
+        assert!(!is_enough(&never, before, changes(1000, 4)));
+    }
+
+    #[test]
+    fn a_threshold_of_deletions_ends_the_pause_and_zero_never_does() {
+        let settings = |deletion_threshold| Gc { deletion_threshold, ..Gc::default() };
+        let (before, now) = (changes(0, 0), changes(5, 5));
+        assert!(is_urgent(&settings(5), before, now));
+        assert!(!is_urgent(&settings(6), before, now));
+        assert!(!is_urgent(&settings(0), before, now));
+    }
+
+    #[test]
+    fn the_pause_keeps_to_the_configured_part_of_the_time() {
+        let last = |collections, took_together| Last {
+            changes: Changes::default(),
+            at: SystemTime::UNIX_EPOCH,
+            ended: Instant::now(),
+            collections,
+            took_together,
         };
-        let changes =
-            count(&["/tasks/exit", "/images/create", "/snapshot/remove", "/images/delete"]);
-        assert_eq!(changes, Changes { all: 3, deletions: 2 });
-        let settings = |mutation_threshold, deletion_threshold| Gc {
-            mutation_threshold,
-            deletion_threshold,
-            ..Gc::default()
-        };
-        assert!(changes.are_enough(&settings(3, 0)));
-        assert!(changes.are_enough(&settings(0, 2)));
-        assert!(!changes.are_enough(&settings(4, 3)));
-        assert!(!changes.are_enough(&settings(0, 0)));
+        let settings = |pause_threshold| Gc { pause_threshold, ..Gc::default() };
+        let two = last(2, Duration::from_millis(200));
+        assert_eq!(two.pause(&settings(0.02)), Duration::from_millis(4900));
+        assert_eq!(two.pause(&settings(0.9)), Duration::from_millis(100));
+        assert_eq!(two.pause(&settings(0.0)), DEFAULT_PAUSE);
+        let short = last(9, Duration::from_micros(90));
+        assert_eq!(short.pause(&settings(0.02)), Duration::from_millis(245));
     }
 }

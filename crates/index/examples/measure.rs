@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use davit_content::LocalStore;
 use davit_index::{
-    Collector, Container, ContentStore, Error, Image, Index, Resource, Runtime, Sharing,
+    Collector, Container, ContentStore, Error, Image, Index, Resource, Runtime, Sharing, Sizes,
     image_target,
 };
 use davit_types::{Any, Labels, Namespace};
@@ -38,7 +38,26 @@ fn measure(directory: &std::path::Path) -> Result<(), Error> {
     timed("list all images", || images.list(&space, &[]))?;
     timed("list one image by filter", || images.list(&space, &["name==image-5".to_owned()]))?;
     timed("get one image", || images.get(&space, "image-5"))?;
-    timed("find garbage", || collector.garbage())?;
+    timed("find that there is no garbage", || collector.garbage(&mut |_| true))?;
+    timed("explain", || collector.explain(&space, "image-5"))?;
+    collecting(&index, &space, &collector)
+}
+
+/// Takes away the names of half of the images, and then what they held.
+fn collecting(index: &Index, space: &Namespace, collector: &Collector) -> Result<(), Error> {
+    for number in 0..IMAGES / 2 {
+        index.images().delete(space, &format!("image-{number}"), None, None)?;
+    }
+    let start = Instant::now();
+    let mut count = 0;
+    collector.garbage(&mut |_| {
+        count += 1;
+        true
+    })?;
+    println!("find {count} things to collect: {:?}", start.elapsed());
+    let (start, mut gone) = (Instant::now(), 0);
+    collector.collect(Sizes::Known, &mut |_| gone += 1)?;
+    println!("collect {gone} things: {:?}", start.elapsed());
     Ok(())
 }
 

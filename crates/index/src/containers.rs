@@ -118,7 +118,7 @@ impl Containers<'_> {
             return Err(Error::InvalidArgument("must specify a container id".into()));
         }
         let (namespace, paths) = (namespace.clone(), paths.to_vec());
-        self.index.change(move |connection| {
+        self.index.loosen(move |connection| {
             let (object, mut updated) = find(connection, &namespace, &container.id)?
                 .ok_or_else(|| Error::NotFound(format!("container {:?}", container.id)))?;
             apply(&mut updated, &container, &paths)?;
@@ -133,7 +133,7 @@ impl Containers<'_> {
     /// Deletes a container.
     pub fn delete(&self, namespace: &Namespace, id: &str) -> Result<()> {
         let (namespace, id) = (namespace.clone(), id.to_owned());
-        self.index.change(move |connection| {
+        self.index.loosen(move |connection| {
             if objects::delete(connection, &namespace, Kind::Container, &id)? {
                 Ok(())
             } else {

@@ -98,7 +98,7 @@ impl ContentStore {
     ) -> Result<ContentInfo> {
         let (namespace, digest) = (namespace.clone(), digest.clone());
         let (labels, paths) = (labels.clone(), paths.to_vec());
-        self.index.change(move |connection| {
+        self.index.loosen(move |connection| {
             let (object, mut info) =
                 find(connection, &namespace, &digest)?.ok_or_else(|| missing(&digest))?;
             objects::update_labels(&mut info.labels, &labels, &paths, |path| {
@@ -143,7 +143,7 @@ impl ContentStore {
         lease: Option<&LeaseId>,
     ) -> Result<()> {
         let (namespace, lease, key) = (namespace.clone(), lease.cloned(), digest.clone());
-        self.index.change(move |connection| {
+        self.index.loosen(move |connection| {
             if !objects::delete(connection, &namespace, Kind::Content, key.as_str())? {
                 return Err(missing(&key));
             }
@@ -211,7 +211,7 @@ impl ContentStore {
     ) -> Result<()> {
         let (namespace, lease) = (namespace.clone(), lease.cloned());
         let key = reference.to_owned();
-        let row = self.index.change(move |connection| {
+        let row = self.index.loosen(move |connection| {
             let row = find_ingest(connection, &namespace, &key)?.ok_or_else(|| no_ingest(&key))?;
             forget_ingest(connection, &namespace, &key, lease.as_ref())?;
             Ok(row)
@@ -235,7 +235,8 @@ impl ContentStore {
     /// namespace has, and ingests that nobody knows. Looks at the whole
     /// store. Goes on after a failure and reports the first.
     pub fn cleanup(&self) -> Result<()> {
-        let blobs = self.local.walk()?.into_iter().map(|blob| self.remove_bytes(&blob.digest));
+        let blobs =
+            self.local.walk()?.into_iter().map(|blob| self.remove_bytes(&blob.digest).map(|_| ()));
         let ingests = self.local.list_statuses()?.into_iter().map(|status| {
             let known = self.index.look(|connection| is_ingest(connection, &status.reference))?;
             if known { Ok(()) } else { self.remove_ingest(&status.reference) }
@@ -245,19 +246,24 @@ impl ContentStore {
     }
 
     /// Removes the bytes of a blob that no namespace has, and nobody is about
-    /// to get.
-    pub(crate) fn remove_bytes(&self, digest: &Digest) -> Result<()> {
+    /// to get; whether they are gone.
+    pub(crate) fn remove_bytes(&self, digest: &Digest) -> Result<bool> {
         let remove = || {
             let wanted = self.index.look(|connection| is_wanted(connection, digest))?;
             if wanted {
-                return Ok(());
+                return Ok(false);
             }
             match self.local.delete(digest) {
-                Err(error) if error.kind() == davit_types::ErrorKind::NotFound => Ok(()),
-                other => Ok(other?),
+                Err(error) if error.kind() == davit_types::ErrorKind::NotFound => Ok(true),
+                other => other.map(|()| true).map_err(Error::from),
             }
         };
-        self.pending.unless_busy(digest, remove).unwrap_or(Ok(()))
+        self.pending.unless_busy(digest, remove).unwrap_or(Ok(false))
+    }
+
+    /// How many bytes of an ingest are on disk.
+    pub(crate) fn ingest_size(&self, stored_reference: &str) -> u64 {
+        self.local.status(stored_reference).map_or(0, |status| status.offset)
     }
 }
 
@@ -309,6 +315,17 @@ fn is_wanted(connection: &Connection, digest: &Digest) -> Result<bool> {
         )?
         .query_row([digest.as_str()], |row| row.get(0))?;
     Ok(wanted)
+}
+
+/// How many namespaces have a blob.
+pub(crate) fn owners(connection: &Connection, digest: &str) -> Result<u64> {
+    let count: i64 = connection
+        .prepare_cached(
+            "SELECT count(*) FROM namespaces n JOIN objects o
+                 ON o.namespace = n.name AND o.kind = 'content' AND o.key = ?1",
+        )?
+        .query_row([digest], |row| row.get(0))?;
+    Ok(count.unsigned_abs())
 }
 
 /// Whether there is a row for what the blob store calls `reference`.

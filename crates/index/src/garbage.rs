@@ -2,18 +2,31 @@
 //!
 //! Containers, sandboxes, unexpired images, leases and ingests, and what is
 //! labelled `containerd.io/gc.root`, hold themselves; everything else stays
-//! only while one of these leads to it. Finding the rest is one query.
+//! only while one of these leads to it. What does not is found by a reader
+//! ([`graph`]), so that writers go on, and removed by the writer a batch at a
+//! time ([`sweep`]), so that nobody waits for more than a batch.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use davit_snapshots::SnapshotId;
 use davit_types::Namespace;
-use rusqlite::{Connection, params};
 
 use crate::time::to_nanos;
-use crate::{ContentStore, Index, Result, Snapshotter, digests};
+use crate::{ContentStore, Index, Result, Snapshotter, content, digests};
+
+mod explain;
+mod graph;
+mod sweep;
+
+use graph::Graph;
+use sweep::{Sweep, Victim};
+
+pub use explain::{Explanation, Link};
+pub(crate) use sweep::prepare;
+
+/// How many things are looked up together when garbage is told of.
+const PIECE: usize = 128;
 
 /// Collects garbage from the index, the blob store and the snapshotters.
 #[derive(Debug)]
@@ -21,62 +34,62 @@ pub struct Collector {
     index: Arc<Index>,
     content: Arc<ContentStore>,
     snapshotters: Vec<Arc<Snapshotter>>,
+    turns: Mutex<Turns>,
+    ended: Condvar,
 }
 
-/// What a collection has removed, for the events that tell of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Collected {
-    /// Images that had expired: namespace and name.
-    pub images: Vec<(Namespace, String)>,
-    /// Snapshots: namespace, snapshotter and key.
-    pub snapshots: Vec<(Namespace, String, String)>,
-    /// Blobs: namespace and digest.
-    pub content: Vec<(Namespace, String)>,
-    /// Leases that had expired: namespace and id.
-    pub leases: Vec<(Namespace, String)>,
-    /// Ingests: namespace and reference.
-    pub ingests: Vec<(Namespace, String)>,
+/// Collections are made one after the other, and one serves all who asked
+/// before it began.
+#[derive(Debug, Default)]
+struct Turns {
+    under_way: bool,
+    begun: u64,
+    /// The last that ended well.
+    done: u64,
 }
 
-/// A row that nothing leads to.
-struct Victim {
-    id: i64,
-    namespace: Namespace,
-    kind: String,
-    key: String,
-    directory: Option<SnapshotId>,
-    stored_reference: Option<String>,
+/// Something that a collection has removed, or would remove.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Garbage {
+    /// Whose it is.
+    pub namespace: Namespace,
+    /// What it is.
+    pub thing: Thing,
+    /// The bytes on disk that go with it; none of a blob that another
+    /// namespace keeps.
+    pub size: u64,
 }
 
-/// Finds what nothing leads to. `live` are things and whether they were
-/// reached over a flat lease, which leads to nothing but what is theirs by
-/// nature: a snapshot's parent, an image's target. The order of the joins is
-/// given (`CROSS`), because the planner, which does not know how few rows a
-/// step brings, would look at all references in each.
-const FIND: &str = "
-    WITH RECURSIVE live (id, flat) AS (
-        SELECT id, 0 FROM objects WHERE root AND (expires IS NULL OR expires >= ?1)
-        UNION
-        SELECT target.id, live.flat OR r.via = 'flat'
-        FROM live
-        CROSS JOIN objects source ON source.id = live.id
-        CROSS JOIN refs r ON r.source = live.id
-            AND r.via <> 'back' AND (r.via = 'self' OR NOT live.flat)
-        CROSS JOIN objects target ON target.namespace = source.namespace
-            AND target.kind = r.kind AND target.key = r.key
-        UNION
-        SELECT source.id, 0
-        FROM live
-        CROSS JOIN objects target ON target.id = live.id AND NOT live.flat
-        CROSS JOIN refs r INDEXED BY refs_back
-            ON r.kind = target.kind AND r.key = target.key AND r.via = 'back'
-        CROSS JOIN objects source ON source.id = r.source AND source.namespace = target.namespace)
-    SELECT o.id, o.namespace, o.kind, o.key, s.directory, i.reference
-    FROM objects o
-    LEFT JOIN snapshots s ON s.id = o.id
-    LEFT JOIN ingests i ON i.id = o.id AND i.expected IS NULL
-    WHERE o.id NOT IN (SELECT id FROM live)
-    ORDER BY o.id";
+/// Something that the index knows, by its kind and name within a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Thing {
+    /// `container`, `content`, `image`, `ingest`, `lease`, `sandbox` or
+    /// `snapshot`.
+    pub kind: String,
+    /// A snapshot's snapshotter, else empty.
+    pub snapshotter: String,
+    /// A digest, key, name or reference.
+    pub name: String,
+}
+
+impl Thing {
+    fn new(kind: &str, key: &str) -> Self {
+        let (snapshotter, name) = match key.split_once('/') {
+            Some((snapshotter, name)) if kind == "snapshot" => (snapshotter, name),
+            _ => ("", key),
+        };
+        Self { kind: kind.into(), snapshotter: snapshotter.into(), name: name.into() }
+    }
+}
+
+/// How exactly a collection says how much space goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sizes {
+    /// As far as the index knows.
+    Known,
+    /// Snapshots that were still written to are measured first.
+    Measured,
+}
 
 impl Collector {
     /// A collector over everything that `index` knows. The snapshots of a
@@ -87,28 +100,64 @@ impl Collector {
         content: Arc<ContentStore>,
         snapshotters: Vec<Arc<Snapshotter>>,
     ) -> Self {
-        Self { index, content, snapshotters }
+        let (turns, ended) = (Mutex::default(), Condvar::new());
+        Self { index, content, snapshotters, turns, ended }
     }
 
-    /// What a collection would remove now.
-    pub fn garbage(&self) -> Result<Collected> {
-        let victims = self.index.look(|connection| find(connection, SystemTime::now()))?;
-        Ok(Collected::from(victims.as_slice()))
-    }
-
-    /// Removes what nothing holds: the rows in one transaction, then bytes
-    /// and directories. Those that cannot be removed are logged and left to
-    /// [`cleanup`](Self::cleanup).
-    pub fn collect(&self) -> Result<Collected> {
-        let victims = self.index.change(|connection| {
-            let victims = find(connection, SystemTime::now())?;
-            remove(connection, &victims)?;
-            Ok(victims)
-        })?;
-        for victim in &victims {
-            self.remove_files(victim);
+    /// Tells what a collection would remove now, one by one, until `tell`
+    /// answers false.
+    pub fn garbage(&self, tell: &mut dyn FnMut(Garbage) -> bool) -> Result<()> {
+        let mut shared = HashMap::new();
+        // In pieces, because a listener may be slow.
+        for piece in self.find()?.chunks(PIECE) {
+            let victims = self.index.look(|connection| {
+                let look = |id: &i64| {
+                    let Some(victim) = sweep::look(connection, *id)? else { return Ok(None) };
+                    let owners = content::owners(connection, &victim.key)?;
+                    Ok(Some((victim, owners)))
+                };
+                piece.iter().filter_map(|id| look(id).transpose()).collect::<Result<Vec<_>>>()
+            })?;
+            for (victim, owners) in victims {
+                let size = self.size_before(&victim, owners, &mut shared);
+                if !tell(victim.garbage(size)) {
+                    return Ok(());
+                }
+            }
         }
-        Ok(Collected::from(victims.as_slice()))
+        Ok(())
+    }
+
+    /// The rows that can go now.
+    fn find(&self) -> Result<Vec<i64>> {
+        self.index.look_long(|connection| {
+            Ok(Graph::load(connection, None)?.garbage(to_nanos(SystemTime::now())))
+        })
+    }
+
+    /// Removes what nothing holds and tells of it, one by one: first rows,
+    /// then bytes and directories. Those that cannot be removed are logged
+    /// and left to [`cleanup`](Self::cleanup).
+    ///
+    /// Of several callers at a time, those that wait are told nothing: the
+    /// next collection is made for all of them.
+    pub fn collect(&self, sizes: Sizes, tell: &mut dyn FnMut(Garbage)) -> Result<()> {
+        let Some(turn) = self.take_turn() else { return Ok(()) };
+        let _noting = Noting::begin(&self.index)?;
+        let mut sweep = Sweep::new(self.find()?);
+        while !sweep.is_done() {
+            let removed;
+            (sweep, removed) = self.index.upkeep(move |connection| {
+                let removed = sweep.batch(connection)?;
+                Ok((sweep, removed))
+            })?;
+            for victim in removed {
+                let size = self.remove_files(&victim, sizes);
+                tell(victim.garbage(size));
+            }
+        }
+        turn.done();
+        Ok(())
     }
 
     /// Removes the files and directories that a crash has left without a
@@ -119,76 +168,120 @@ impl Collector {
         snapshots.fold(content, Result::and)
     }
 
-    fn remove_files(&self, victim: &Victim) {
+    /// Waits until it is the caller's turn; `None` when a collection that
+    /// began after the call has ended.
+    fn take_turn(&self) -> Option<Turn<'_>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = turns.begun;
+        while turns.under_way {
+            turns = self.ended.wait(turns).unwrap_or_else(PoisonError::into_inner);
+        }
+        if turns.done > asked {
+            return None;
+        }
+        turns.under_way = true;
+        turns.begun += 1;
+        Some(Turn { collector: self, number: turns.begun })
+    }
+
+    /// Removes what a row that has gone left behind; how many bytes that
+    /// were.
+    fn remove_files(&self, victim: &Victim, sizes: Sizes) -> u64 {
         let key = victim.key.as_str();
         let removed = match (victim.kind.as_str(), victim.directory, &victim.stored_reference) {
-            ("content", ..) => {
-                digests::stored(key).and_then(|digest| self.content.remove_bytes(&digest))
+            ("content", ..) => digests::stored(key)
+                .and_then(|digest| self.content.remove_bytes(&digest))
+                .map(|gone| if gone { victim.size } else { 0 }),
+            ("ingest", _, Some(reference)) => {
+                let size = self.content.ingest_size(reference);
+                self.content.remove_ingest(reference).map(|()| size)
             }
-            ("ingest", _, Some(reference)) => self.content.remove_ingest(reference),
             ("snapshot", Some(directory), _) => {
-                let name = key.split('/').next().unwrap_or_default();
-                let mut named = self.snapshotters.iter().filter(|known| known.name() == name);
-                if let Some(snapshotter) = named.next() {
-                    snapshotter.remove_directory(directory);
-                }
-                Ok(())
+                let Some(snapshotter) = self.snapshotter(key) else { return 0 };
+                let size = match sizes {
+                    Sizes::Measured if victim.is_active => snapshotter.measure(directory),
+                    Sizes::Measured | Sizes::Known => victim.size,
+                };
+                snapshotter.remove_directory(directory);
+                Ok(size)
             }
-            _ => Ok(()),
+            _ => Ok(0),
         };
-        if let Err(error) = removed {
+        removed.unwrap_or_else(|error| {
             let kind = victim.kind.as_str();
             log::warn!(kind, key, error:%; "garbage stays behind on disk");
-        }
+            0
+        })
     }
-}
 
-fn find(connection: &Connection, now: SystemTime) -> Result<Vec<Victim>> {
-    let mut statement = connection.prepare_cached(FIND)?;
-    let mut rows = statement.query([to_nanos(now)])?;
-    let mut victims = Vec::new();
-    while let Some(row) = rows.next()? {
-        victims.push(Victim {
-            id: row.get(0)?,
-            namespace: Namespace::new(row.get::<_, String>(1)?)?,
-            kind: row.get(2)?,
-            key: row.get(3)?,
-            directory: row.get::<_, Option<i64>>(4)?.map(i64::unsigned_abs),
-            stored_reference: row.get(5)?,
-        });
-    }
-    Ok(victims)
-}
-
-/// Deletes the rows with one statement, because a snapshot and its parent can
-/// only go together.
-fn remove(connection: &Connection, victims: &[Victim]) -> Result<()> {
-    let ids: BTreeSet<String> = victims.iter().map(|victim| victim.id.to_string()).collect();
-    let list = format!("[{}]", Vec::from_iter(ids).join(","));
-    connection
-        .prepare_cached("DELETE FROM objects WHERE id IN (SELECT value FROM json_each(?1))")?
-        .execute(params![list])?;
-    Ok(())
-}
-
-impl From<&[Victim]> for Collected {
-    fn from(victims: &[Victim]) -> Self {
-        let mut collected = Self::default();
-        for Victim { namespace, kind, key, .. } in victims {
-            let pair = (namespace.clone(), key.clone());
-            match kind.as_str() {
-                "image" => collected.images.push(pair),
-                "content" => collected.content.push(pair),
-                "lease" => collected.leases.push(pair),
-                "ingest" => collected.ingests.push(pair),
-                "snapshot" => {
-                    let (snapshotter, key) = key.split_once('/').unwrap_or_default();
-                    let triple = (namespace.clone(), snapshotter.to_owned(), key.to_owned());
-                    collected.snapshots.push(triple);
-                }
-                _ => {}
+    /// How many bytes would go with a row. `shared` counts the rows seen of
+    /// blobs that several namespaces have: the last takes the bytes along.
+    fn size_before(&self, victim: &Victim, owners: u64, shared: &mut HashMap<String, u64>) -> u64 {
+        match (victim.kind.as_str(), victim.directory, &victim.stored_reference) {
+            ("content", ..) if owners > 1 => {
+                let seen = shared.entry(victim.key.clone()).or_default();
+                *seen += 1;
+                if *seen < owners { 0 } else { victim.size }
             }
+            ("ingest", _, Some(reference)) => self.content.ingest_size(reference),
+            ("snapshot", Some(directory), _) if victim.is_active => {
+                self.snapshotter(&victim.key).map_or(0, |known| known.measure(directory))
+            }
+            _ => victim.size,
         }
-        collected
+    }
+
+    /// The snapshotter of a snapshot's key.
+    fn snapshotter(&self, key: &str) -> Option<&Snapshotter> {
+        let name = key.split('/').next().unwrap_or_default();
+        self.snapshotters.iter().find(|known| known.name() == name).map(|known| &**known)
+    }
+}
+
+impl Victim {
+    fn garbage(self, size: u64) -> Garbage {
+        let thing = Thing::new(&self.kind, &self.key);
+        Garbage { namespace: self.namespace, thing, size }
+    }
+}
+
+/// The right to collect, until it is dropped.
+struct Turn<'a> {
+    collector: &'a Collector,
+    number: u64,
+}
+
+impl Turn<'_> {
+    /// Everything was collected.
+    fn done(self) {
+        let mut turns = self.collector.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.done = self.number;
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut turns = self.collector.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.under_way = false;
+        drop(turns);
+        self.collector.ended.notify_all();
+    }
+}
+
+/// Has the writer note what can have become reachable, until it is dropped.
+struct Noting<'a>(&'a Index);
+
+impl<'a> Noting<'a> {
+    fn begin(index: &'a Index) -> Result<Self> {
+        index.upkeep(sweep::begin)?;
+        Ok(Self(index))
+    }
+}
+
+impl Drop for Noting<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.upkeep(sweep::end) {
+            log::warn!(error:%; "the index goes on noting what is not asked for");
+        }
     }
 }

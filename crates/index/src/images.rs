@@ -116,7 +116,7 @@ impl Images<'_> {
             return Err(Error::InvalidArgument("image name is required for update".into()));
         }
         let (namespace, paths, lease) = (namespace.clone(), paths.to_vec(), lease.cloned());
-        self.index.change(move |connection| {
+        self.index.loosen(move |connection| {
             let (object, mut image) =
                 find(connection, &namespace, &update.name)?.ok_or_else(|| missing(&update.name))?;
             apply(&mut image, &update, &paths)?;
@@ -139,7 +139,7 @@ impl Images<'_> {
     ) -> Result<()> {
         let (namespace, name) = (namespace.clone(), name.to_owned());
         let (target, lease) = (target.map(str::to_owned), lease.cloned());
-        self.index.change(move |connection| {
+        self.index.loosen(move |connection| {
             leases::release(connection, &namespace, lease.as_ref(), Kind::Image, &name)?;
             if let Some(wanted) = target {
                 let (_, image) =

@@ -3,14 +3,18 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use crate::readers::Readers;
+use crate::readers::{Reader, Readers};
+use crate::time::{from_nanos, to_nanos};
 use crate::writer::Writer;
-use crate::{Containers, Error, Images, Leases, Namespaces, Result, Sandboxes, schema, sequences};
+use crate::{
+    Containers, Error, Images, Leases, Namespaces, Result, Sandboxes, garbage, schema, sequences,
+};
 
 /// How long to wait for somebody who has the file open otherwise (a person
 /// with `sqlite3`).
@@ -23,7 +27,31 @@ pub struct Index {
     writer: Writer,
     readers: Readers,
     numbers: Mutex<sequences::Block>,
+    tally: Tally,
     path: PathBuf,
+}
+
+/// How many changes there have been since the index was opened. What
+/// collection does itself is not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// All of them.
+    pub all: u64,
+    /// Those that may have let go of something.
+    pub loosening: u64,
+}
+
+#[derive(Default)]
+struct Tally {
+    all: AtomicU64,
+    loosening: AtomicU64,
+    observer: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tally").field("all", &self.all).finish_non_exhaustive()
+    }
 }
 
 impl Index {
@@ -44,12 +72,14 @@ impl Index {
             check(&connection, path).map_err(|error| refine(error.at(path, "check")))?;
         }
         schema::migrate(&connection, version, schema::MIGRATIONS).map_err(fail)?;
+        garbage::prepare(&connection).map_err(fail)?;
         let writer = Writer::start(connection, path)
             .map_err(|error| Error::Unknown(format!("start the index writer: {error}")))?;
         Ok(Self {
             writer,
             readers: Readers::new(path),
             numbers: Mutex::default(),
+            tally: Tally::default(),
             path: path.to_owned(),
         })
     }
@@ -79,8 +109,53 @@ impl Index {
         Sandboxes { index: self }
     }
 
+    /// How much has changed.
+    pub fn changes(&self) -> Changes {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Acquire);
+        Changes { all: count(&self.tally.all), loosening: count(&self.tally.loosening) }
+    }
+
+    /// Has `observer` called after every change that counts, on whatever
+    /// thread made it. It must not block. Only the first one given is called.
+    pub fn observe(&self, observer: impl Fn() + Send + Sync + 'static) {
+        let _ = self.tally.observer.set(Box::new(observer));
+    }
+
+    /// When, after `time`, something next ends by itself: a lease, an ingest
+    /// or an image.
+    pub fn next_expiry(&self, time: SystemTime) -> Result<Option<SystemTime>> {
+        self.look(|connection| {
+            let expiry: Option<i64> = connection
+                .prepare_cached("SELECT min(expires) FROM objects WHERE expires > ?1")?
+                .query_row([to_nanos(time)], |row| row.get(0))?;
+            Ok(expiry.map(from_nanos))
+        })
+    }
+
     /// Makes a change and answers when it is on disk.
     pub(crate) fn change<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let value = self.writer.change(work)?;
+        self.count(false);
+        Ok(value)
+    }
+
+    /// The same for a change that may let go of something.
+    pub(crate) fn loosen<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let value = self.writer.change(work)?;
+        self.count(true);
+        Ok(value)
+    }
+
+    /// The same for a change that is our own affair.
+    pub(crate) fn upkeep<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
@@ -88,10 +163,34 @@ impl Index {
         self.writer.change(work)
     }
 
+    fn count(&self, is_loosening: bool) {
+        self.tally.all.fetch_add(1, Ordering::AcqRel);
+        if is_loosening {
+            self.tally.loosening.fetch_add(1, Ordering::AcqRel);
+        }
+        if let Some(observer) = self.tally.observer.get() {
+            observer();
+        }
+    }
+
     /// Looks at the last commit. What `work` sees does not change meanwhile.
     pub(crate) fn look<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.look_with(self.readers.get(), work)
+    }
+
+    /// The same for work that looks at very much, and that short looks must
+    /// not wait for.
+    pub(crate) fn look_long<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.look_with(self.readers.get_long(), work)
+    }
+
+    fn look_with<T>(
+        &self,
+        reader: rusqlite::Result<Reader<'_>>,
+        work: impl FnOnce(&Connection) -> Result<T>,
+    ) -> Result<T> {
         let run = || {
-            let reader = self.readers.get()?;
+            let reader = reader?;
             let transaction = reader.unchecked_transaction()?;
             work(&transaction)
         };
@@ -104,7 +203,7 @@ impl Index {
         if let Some(number) = block.next() {
             return Ok(number);
         }
-        *block = self.change(sequences::reserve)?;
+        *block = self.upkeep(sequences::reserve)?;
         block.next().ok_or_else(|| Error::Unknown("the index has run out of numbers".into()))
     }
 }

@@ -90,7 +90,7 @@ impl Leases<'_> {
     /// Deletes a lease; what it alone held can be collected from then on.
     pub fn delete(&self, namespace: &Namespace, id: &LeaseId) -> Result<()> {
         let (namespace, id) = (namespace.clone(), id.clone());
-        self.index.change(move |connection| {
+        self.index.loosen(move |connection| {
             if objects::delete(connection, &namespace, Kind::Lease, id.as_str())? {
                 Ok(())
             } else {
@@ -147,7 +147,7 @@ impl Leases<'_> {
         resource: &Resource,
     ) -> Result<()> {
         let (namespace, id, resource) = (namespace.clone(), id.clone(), resource.clone());
-        self.index.change(move |connection| {
+        self.index.loosen(move |connection| {
             find(connection, &namespace, &id)?.ok_or_else(|| missing(&id))?;
             let (kind, key) = target(&resource)?;
             release(connection, &namespace, Some(&id), kind, &key)

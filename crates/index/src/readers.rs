@@ -9,6 +9,8 @@ use rusqlite::{Connection, OpenFlags};
 
 /// How many look at once; more wait.
 const LIMIT: usize = 8;
+/// How many of them look at very much (a list, the graph); more wait.
+const LONG_LIMIT: usize = 2;
 /// How many connections are kept open; each has a cache.
 const KEPT: usize = 2;
 
@@ -24,12 +26,15 @@ pub(crate) struct Readers {
 struct State {
     idle: Vec<Connection>,
     lent: usize,
+    /// Of those, for long looks.
+    long: usize,
 }
 
 /// A borrowed connection.
 pub(crate) struct Reader<'a> {
     readers: &'a Readers,
     connection: Option<Connection>,
+    is_long: bool,
 }
 
 impl Readers {
@@ -39,15 +44,26 @@ impl Readers {
 
     /// A connection; waits while too many are lent.
     pub(crate) fn get(&self) -> rusqlite::Result<Reader<'_>> {
+        self.lend(false)
+    }
+
+    /// A connection to look at very much with, which must not keep short
+    /// looks waiting.
+    pub(crate) fn get_long(&self) -> rusqlite::Result<Reader<'_>> {
+        self.lend(true)
+    }
+
+    fn lend(&self, is_long: bool) -> rusqlite::Result<Reader<'_>> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self
             .returned
-            .wait_while(state, |state| state.lent >= LIMIT)
+            .wait_while(state, |state| state.lent >= LIMIT || (is_long && state.long >= LONG_LIMIT))
             .unwrap_or_else(PoisonError::into_inner);
         let idle = state.idle.pop();
         state.lent += 1;
+        state.long += usize::from(is_long);
         drop(state);
-        let mut reader = Reader { readers: self, connection: idle };
+        let mut reader = Reader { readers: self, connection: idle, is_long };
         if reader.connection.is_none() {
             reader.connection = Some(self.connect()?);
         }
@@ -76,11 +92,13 @@ impl Drop for Reader<'_> {
     fn drop(&mut self) {
         let mut state = self.readers.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.lent -= 1;
+        state.long -= usize::from(self.is_long);
         let connection = self.connection.take();
         if state.idle.len() < KEPT {
             state.idle.extend(connection);
         }
         drop(state);
-        self.readers.returned.notify_one();
+        // Not one: it could be one that waits for a long look to end.
+        self.readers.returned.notify_all();
     }
 }

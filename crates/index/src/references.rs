@@ -43,15 +43,31 @@ pub(crate) struct Reference {
 
 /// The references that `labels` make.
 pub(crate) fn of_labels(labels: &Labels) -> Vec<Reference> {
-    let of_label = |(label, value): (&String, &String)| {
-        let (rest, via) = match label.strip_prefix(FORWARD) {
-            Some(rest) => (rest, Via::Label),
-            None => (label.strip_prefix(BACKWARD)?, Via::Back),
-        };
-        let (kind, key) = target(rest, value, via)?;
-        Some(Reference { kind, key, via })
+    labels.iter().filter_map(|(label, value)| of_label(label, value)).collect()
+}
+
+fn of_label(label: &str, value: &str) -> Option<Reference> {
+    let (rest, via) = match label.strip_prefix(FORWARD) {
+        Some(rest) => (rest, Via::Label),
+        None => (label.strip_prefix(BACKWARD)?, Via::Back),
     };
-    labels.iter().filter_map(of_label).collect()
+    let (kind, key) = target(rest, value, via)?;
+    Some(Reference { kind, key, via })
+}
+
+/// The first of `labels` that makes a reference to what is called `key`.
+pub(crate) fn label_naming<'a>(
+    labels: &'a Labels,
+    kind: &str,
+    key: &str,
+    via: Via,
+) -> Option<&'a str> {
+    let names = |(label, value): &(&String, &String)| {
+        of_label(label, value).is_some_and(|reference| {
+            (reference.kind.as_str(), reference.key.as_str(), reference.via) == (kind, key, via)
+        })
+    };
+    labels.iter().find(names).map(|(label, _)| label.as_str())
 }
 
 /// Reads `content`, `content.NAME`, `content/NAME` and `snapshot.SNAPSHOTTER`,
@@ -73,7 +89,13 @@ fn target(label: &str, value: &str, via: Via) -> Option<(Kind, String)> {
 
 /// Whether `labels` say that a blob or a snapshot is to be kept.
 pub(crate) fn is_root(labels: &Labels) -> bool {
-    labels.keys().any(|label| label.starts_with(ROOT))
+    labels.keys().any(|label| is_root_label(label))
+}
+
+/// Whether a label, whatever its value, says that its blob or snapshot is to
+/// be kept.
+pub(crate) fn is_root_label(label: &str) -> bool {
+    label.starts_with(ROOT)
 }
 
 /// Until when `labels` say that an image or a lease is to be kept; `None` for

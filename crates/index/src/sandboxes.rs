@@ -99,7 +99,7 @@ impl Sandboxes<'_> {
         paths: &[String],
     ) -> Result<Sandbox> {
         let (namespace, paths) = (namespace.clone(), paths.to_vec());
-        self.index.change(move |connection| {
+        self.index.loosen(move |connection| {
             let (object, mut updated) =
                 find(connection, &namespace, &sandbox.id)?.ok_or_else(|| missing(&sandbox.id))?;
             apply(&mut updated, &sandbox, &paths)?;
@@ -114,7 +114,7 @@ impl Sandboxes<'_> {
     /// Deletes a sandbox.
     pub fn delete(&self, namespace: &Namespace, id: &str) -> Result<()> {
         let (namespace, id) = (namespace.clone(), id.to_owned());
-        self.index.change(move |connection| {
+        self.index.loosen(move |connection| {
             if objects::delete(connection, &namespace, Kind::Sandbox, &id)? {
                 Ok(())
             } else {

@@ -142,7 +142,7 @@ CREATE TABLE sequences (
 ) STRICT, WITHOUT ROWID;
 ";
 
-const VERSION_3: &str = "
+const VERSION_2: &str = "
 -- When there will be something to collect although nobody changes anything.
 CREATE INDEX objects_by_expiry ON objects (expires) WHERE expires IS NOT NULL;
 ";

@@ -90,7 +90,7 @@ impl Snapshotter {
         }
         let (namespace, name, key) = (namespace.clone(), self.name().to_owned(), key.to_owned());
         let (labels, paths) = (labels.clone(), paths.to_vec());
-        let row = self.index.change(move |connection| {
+        let row = self.index.loosen(move |connection| {
             relabel(connection, &namespace, &name, &key, &labels, &paths)
         })?;
         Ok(self.with_backend_labels(row.directory, row.info))
@@ -184,6 +184,11 @@ impl Snapshotter {
         Ok(self.backend.cleanup(&live)?)
     }
 
+    /// How many bytes a directory takes; 0 when that cannot be found out.
+    pub(crate) fn measure(&self, directory: SnapshotId) -> u64 {
+        self.backend.usage(directory).map_or(0, |usage| usage.size)
+    }
+
     /// Removes a directory that no row speaks of any more. What cannot be
     /// removed now, [`cleanup`](Self::cleanup) will find.
     pub(crate) fn remove_directory(&self, directory: SnapshotId) {
@@ -267,7 +272,7 @@ fn delete(
 ) -> Result<SnapshotId> {
     let (namespace, lease) = (namespace.clone(), lease.cloned());
     let (name, key) = (snapshotter.to_owned(), key.to_owned());
-    index.change(move |connection| {
+    index.loosen(move |connection| {
         let row = rows::require(connection, &namespace, &name, &key)?;
         if rows::has_children(connection, row.object)? {
             return Err(Error::FailedPrecondition("cannot remove snapshot with child".into()));

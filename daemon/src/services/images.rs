@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use davit_events::Exchange;
-use davit_index::{Collector, Error, Image, ImageUpdate, Index, image_target};
+use davit_index::{Collector, Error, Image, ImageUpdate, Index, Sizes, image_target};
 use davit_protocols::convert::grpc::{pack, time, timestamp};
-use davit_protocols::grpc::containerd::events;
 use davit_protocols::grpc::containerd::services::images::v1 as wire;
 use davit_protocols::topics;
 use tonic::{Request, Response, Status};
 use wire::images_server::Images as Service;
 
 use super::{blocking, lease, namespace, publish, status};
+use crate::gc::collect;
 
 /// Serves images from the index.
 #[derive(Clone)]
@@ -116,30 +116,13 @@ impl Service for Images {
             let event = pack(&wire::ImageDelete { name });
             publish(&events, &namespace, topics::IMAGE_DELETE, event);
             if sync {
-                collect(&collector, &events)?;
+                collect(&collector, &events, Sizes::Known, drop)?;
             }
             Ok::<_, Error>(())
         })
         .await?;
         Ok(Response::new(()))
     }
-}
-
-/// Collects garbage, and tells of the images and snapshots that went.
-///
-/// # Errors
-/// Those of the index.
-pub fn collect(collector: &Collector, events: &Exchange) -> Result<(), Error> {
-    let collected = collector.collect()?;
-    for (namespace, name) in collected.images {
-        let event = pack(&wire::ImageDelete { name });
-        publish(events, &namespace, topics::IMAGE_DELETE, event);
-    }
-    for (namespace, snapshotter, key) in collected.snapshots {
-        let event = pack(&events::SnapshotRemove { key, snapshotter });
-        publish(events, &namespace, topics::SNAPSHOT_REMOVE, event);
-    }
-    Ok(())
 }
 
 fn require_name(name: &str) -> Result<(), Status> {

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use davit_events::Exchange;
-use davit_index::{Collector, Error, Index, Lease, LeaseId, Resource};
+use davit_index::{Collector, Error, Index, Lease, LeaseId, Resource, Sizes};
 use davit_protocols::convert::grpc::timestamp;
 use davit_protocols::grpc::containerd::services::leases::v1 as wire;
 use tonic::{Request, Response, Status};
 use wire::leases_server::Leases as Service;
 
-use super::images::collect;
 use super::{blocking, namespace};
+use crate::gc::collect;
 
 /// Serves leases from the index.
 #[derive(Clone)]
@@ -48,7 +48,7 @@ impl Service for Leases {
         blocking(move || {
             index.leases().delete(&namespace, &id)?;
             if sync {
-                collect(&collector, &events)?;
+                collect(&collector, &events, Sizes::Known, drop)?;
             }
             Ok::<_, Error>(())
         })

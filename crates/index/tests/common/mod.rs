@@ -7,8 +7,8 @@ use std::time::UNIX_EPOCH;
 
 use davit_content::LocalStore;
 use davit_index::{
-    Collector, Container, ContentInfo, ContentStore, Error, Image, Index, Lease, LeaseId, Runtime,
-    Sharing, Snapshotter, WriterRequest, image_target,
+    Collector, Container, ContentInfo, ContentStore, Error, Garbage, Image, Index, Lease, LeaseId,
+    Runtime, Sharing, Sizes, Snapshotter, WriterRequest, image_target,
 };
 use davit_snapshots::Native;
 use davit_types::{Any, Digest, Kind, Labels, Namespace};
@@ -50,6 +50,26 @@ pub fn reopen(stores: Stores) -> Stores {
 }
 
 impl Stores {
+    /// Collects; what went, sorted.
+    pub fn collect(&self) -> Vec<Garbage> {
+        let mut gone = Vec::new();
+        self.collector.collect(Sizes::Measured, &mut |garbage| gone.push(garbage)).unwrap();
+        gone.sort();
+        gone
+    }
+
+    /// What a collection would remove, sorted.
+    pub fn garbage(&self) -> Vec<Garbage> {
+        let mut found = Vec::new();
+        let all = &mut |garbage| {
+            found.push(garbage);
+            true
+        };
+        self.collector.garbage(all).unwrap();
+        found.sort();
+        found
+    }
+
     /// The numbers of the snapshot directories on disk.
     pub fn directories(&self) -> Vec<String> {
         let listed = std::fs::read_dir(self.dir.path().join("native/snapshots")).unwrap();
