@@ -36,7 +36,7 @@ impl Server {
     pub fn reference_of(client: Client) -> Self {
         match client {
             Client::Ctr16 => Self::Containerd16,
-            Client::Ctr21 => Self::Containerd21,
+            Client::Ctr21 | Client::Ctr21Local => Self::Containerd21,
         }
     }
 }

@@ -20,7 +20,11 @@ fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn header(path: &str, kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
+/// The head of an archive's entry, owned by root.
+///
+/// # Panics
+/// When `path` is too long for it.
+pub fn header(path: &str, kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_path(path).expect("names here are short");
     header.set_entry_type(kind);
@@ -31,15 +35,24 @@ fn header(path: &str, kind: tar::EntryType, mode: u32, size: u64) -> tar::Header
     header
 }
 
-/// The one layer, uncompressed: busybox, its applets as links, the
-/// directories and files that a container expects.
-fn layer(busybox: &Path) -> io::Result<Vec<u8>> {
+/// The one layer, uncompressed.
+fn layer() -> io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
+    append_busybox(&mut archive)?;
+    archive.into_inner()
+}
+
+/// Appends busybox, its applets as links, the directories and files that a
+/// container expects.
+///
+/// # Errors
+/// Those of reading busybox and of writing the archive.
+pub fn append_busybox(archive: &mut tar::Builder<impl Write>) -> io::Result<()> {
     for directory in ["bin/", "dev/", "etc/", "proc/", "root/", "sys/", "tmp/", "var/"] {
         let mode = if directory == "tmp/" { 0o1777 } else { 0o755 };
         archive.append(&header(directory, tar::EntryType::Directory, mode, 0), io::empty())?;
     }
-    let bytes = fs::read(busybox)?;
+    let bytes = fs::read("/bin/busybox")?;
     let entry = header("bin/busybox", tar::EntryType::Regular, 0o755, bytes.len() as u64);
     archive.append(&entry, &bytes[..])?;
     for applet in APPLETS {
@@ -54,7 +67,7 @@ fn layer(busybox: &Path) -> io::Result<Vec<u8>> {
         let entry = header(name, tar::EntryType::Regular, 0o644, text.len() as u64);
         archive.append(&entry, text.as_bytes())?;
     }
-    archive.into_inner()
+    Ok(())
 }
 
 fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
@@ -67,7 +80,7 @@ fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
 /// `docker save`'s `manifest.json`; `ctr image import` and `docker load` both
 /// take it. The image runs `/bin/sh`.
 pub fn write_archive(path: &Path) -> io::Result<()> {
-    let layer = layer(Path::new("/bin/busybox"))?;
+    let layer = layer()?;
     let compressed = gzip(&layer)?;
     let config = serde_json::to_vec(&serde_json::json!({
         "architecture": "amd64", "os": "linux", "created": "2023-11-14T22:13:20Z",
@@ -119,5 +132,5 @@ pub fn write_archive(path: &Path) -> io::Result<()> {
 /// Unpacks the image's root filesystem into a directory, for those who want
 /// no image at all.
 pub fn write_rootfs(directory: &Path) -> io::Result<()> {
-    tar::Archive::new(&layer(Path::new("/bin/busybox"))?[..]).unpack(directory)
+    tar::Archive::new(&layer()?[..]).unpack(directory)
 }

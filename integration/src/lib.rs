@@ -1,20 +1,27 @@
 //! The harness of the black-box tests: private daemons (ours and
-//! containerd's), the clients that talk to them, an image made from busybox,
-//! and a look at what is left over afterwards.
+//! containerd's), the clients that talk to them, images made from busybox and
+//! this machine's files, private registries and what can go wrong on the way
+//! to them, and a look at what is left over afterwards.
 //!
 //! Binaries are found by path. Ours come from the directory that
 //! `DAVIT_BIN_DIR` names, `target/release` by default (`make release`); newer
 //! peers from the tree that `setup.sh` makes, `target/forky` by default.
 
 pub mod api;
+pub mod authority;
 pub mod daemon;
 pub mod docker;
+pub mod fault_proxy;
+pub mod http;
 pub mod image;
+pub mod layout;
 pub mod leftovers;
 pub mod peers;
+pub mod registry;
 pub mod scenarios;
 pub mod terminal;
 pub mod text;
+pub mod tokens;
 pub mod vm;
 
 pub use daemon::{Daemon, Server};

@@ -52,6 +52,9 @@ pub enum Client {
     Ctr16,
     /// `ctr` of Debian forky: containerd 2.1.
     Ctr21,
+    /// The same, that speaks with registries itself instead of letting the
+    /// daemon do it.
+    Ctr21Local,
 }
 
 impl Client {
@@ -59,7 +62,7 @@ impl Client {
     pub fn path(self) -> PathBuf {
         match self {
             Self::Ctr16 => "/usr/bin/ctr".into(),
-            Self::Ctr21 => forky("ctr"),
+            Self::Ctr21 | Self::Ctr21Local => forky("ctr"),
         }
     }
 }

@@ -4,12 +4,14 @@
 //! compares the two texts to the letter.
 
 mod archives;
+mod registries;
 
 use std::process::Command;
 
 use crate::text::{normalise, without};
 use crate::{Client, Daemon, Runtime, image, must, terminal, wait_for};
 pub use archives::{image_export_and_import, image_import_names};
+pub use registries::*;
 
 /// One client on one daemon.
 pub struct Seat {
@@ -131,6 +133,27 @@ macro_rules! record_scenarios {
             version,
             unknown_things,
             bad_names,
+        );
+    };
+}
+
+/// Hands the names of the scenarios that are about registries to a macro.
+#[macro_export]
+macro_rules! registry_scenarios {
+    ($with:ident) => {
+        $with!(
+            pull_one_platform,
+            pull_an_index,
+            pull_all_platforms,
+            pull_of_docker,
+            pull_again,
+            pull_what_is_not_there,
+            push_and_pull_back,
+            push_an_index,
+            push_by_name_and_password,
+            pull_by_token,
+            pull_by_tls,
+            pull_from_mirrors,
         );
     };
 }
@@ -431,13 +454,13 @@ pub fn content_commands(seat: &Seat) -> String {
 
 /// Leases.
 pub fn lease_commands(seat: &Seat) -> String {
-    seat.any(&["lease", "create", "--id", "mine", "colour=green"])
-        + &seat.any(&["lease", "create", "--id", "mine"])
-        + &without(&seat.any(&["lease", "ls", "-q"]), &[])
-        + &seat.any(&["lease", "ls", "-q", "labels.colour==green"])
-        + &seat.any(&["lease", "rm", "mine"])
-        + &seat.any(&["lease", "rm", "mine"])
-        + &seat.any(&["lease", "ls", "-q"])
+    seat.any(&["leases", "create", "--id", "mine", "colour=green"])
+        + &seat.any(&["leases", "create", "--id", "mine"])
+        + &without(&seat.any(&["leases", "ls", "-q"]), &[])
+        + &seat.any(&["leases", "ls", "-q", "labels.colour==green"])
+        + &seat.any(&["leases", "rm", "mine"])
+        + &seat.any(&["leases", "rm", "mine"])
+        + &seat.any(&["leases", "ls", "-q"])
 }
 
 /// Namespaces, and that they stay apart.
