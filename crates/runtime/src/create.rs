@@ -104,7 +104,11 @@ impl Tasks {
             self.clear_leftover(&order.namespace, &order.id, &order.bundle).await?;
         }
         let (bundle, spec) = (order.bundle.clone(), order.options.spec.clone());
-        blocking(move || bundle.create(spec.as_ref())).await
+        blocking(move || {
+            davit_sys::cgroup::hasten_moves();
+            bundle.create(spec.as_ref())
+        })
+        .await
     }
 
     /// The directory that the task is restored from; empty where there is

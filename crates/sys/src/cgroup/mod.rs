@@ -2,6 +2,7 @@
 //! uses, and when it runs out of memory.
 
 mod files;
+mod hasten;
 mod locate;
 mod oom;
 pub mod v1;
@@ -10,6 +11,7 @@ pub mod v2;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+pub use hasten::hasten_moves;
 pub use locate::{at, of_pid};
 pub use oom::{OomEvent, OomWatch};
 

@@ -39,6 +39,8 @@ impl Shim for RuncShim {
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
 
     async fn new(context: Context) -> Result<Self, Failure> {
+        // Whoever starts a shim creates a container next.
+        davit_sys::cgroup::hasten_moves();
         let (events, queue) = mpsc::channel(EVENT_QUEUE);
         let containers = Rc::new(Cell::new(0));
         let group = Group::new(context, events.clone(), containers.clone());
