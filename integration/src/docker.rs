@@ -28,10 +28,20 @@ impl Version {
     }
 }
 
+/// Where docker keeps its images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// In a directory of its own, as it always has.
+    Docker,
+    /// In the daemon below (`containerd-snapshotter`), which 28 can.
+    Daemon,
+}
+
 /// A dockerd without a network of its own. Dropping it removes its containers
 /// and ends it, then the daemon below.
 pub struct Docker {
     version: Version,
+    store: Store,
     process: Option<Child>,
     /// What it runs its containers on.
     pub daemon: Daemon,
@@ -41,6 +51,11 @@ impl Docker {
     /// Starts dockerd on `daemon`, with the default runtime `runc` or `crun`,
     /// and waits until it answers.
     pub fn start(version: Version, daemon: Daemon, runtime: &str) -> Self {
+        Self::with_store(version, daemon, runtime, Store::Docker)
+    }
+
+    /// The same with the images where `store` says.
+    pub fn with_store(version: Version, daemon: Daemon, runtime: &str, store: Store) -> Self {
         // docker 28 writes specs that are too new for Debian 12's crun.
         let crun = match version {
             Version::V20 => Runtime::Crun.path(),
@@ -49,10 +64,16 @@ impl Docker {
         let config = serde_json::json!({
             "runtimes": {"crun": {"path": crun}},
             "default-runtime": runtime,
+            "features": {"containerd-snapshotter": store == Store::Daemon},
+            "storage-driver": if store == Store::Daemon { "overlayfs" } else { "overlay2" },
         });
         std::fs::write(daemon.path("dockerd.json"), config.to_string())
             .expect("the directory is writable");
-        let mut docker = Self { version, process: None, daemon };
+        let plugins = daemon.path("docker-config/cli-plugins");
+        std::fs::create_dir_all(&plugins).expect("the directory is writable");
+        std::os::unix::fs::symlink(peers::forky("docker-buildx"), plugins.join("docker-buildx"))
+            .expect("the directory is new");
+        let mut docker = Self { version, store, process: None, daemon };
         docker.launch();
         docker
     }
@@ -77,7 +98,7 @@ impl Docker {
             .arg(path("dockerd.json"))
             .arg(format!("--host=unix://{}", path("docker.sock").display()))
             .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
-            .args(["--userland-proxy=false", "--storage-driver=overlay2", "--debug"])
+            .args(["--userland-proxy=false", "--debug"])
             .env("PATH", search)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a descriptor can be duplicated"))
@@ -92,6 +113,11 @@ impl Docker {
             let info = self.command(&["info"]).output().ok()?;
             info.status.success().then_some(())
         });
+    }
+
+    /// Where its images are.
+    pub fn store(&self) -> Store {
+        self.store
     }
 
     /// What dockerd has logged.
