@@ -153,6 +153,7 @@ CREATE TABLE remote_snapshots (
     id   INTEGER PRIMARY KEY REFERENCES snapshots ON DELETE CASCADE,
     name TEXT NOT NULL
 ) STRICT;
+CREATE INDEX remote_snapshots_by_name ON remote_snapshots (name);
 ";
 
 /// Takes the steps of `migrations` from `from` on, each in a transaction of

@@ -132,6 +132,11 @@ impl RemoteSnapshots {
         Ok(names.into_values().collect())
     }
 
+    /// Whether any namespace has what the snapshotter calls `remote`.
+    pub fn knows(&self, remote: &str) -> Result<bool> {
+        self.index.look(|connection| rows::is_remote_name(connection, &self.name, remote))
+    }
+
     /// The namespaces that there are.
     pub fn namespaces(&self) -> Result<Vec<Namespace>> {
         let names = self.index.namespaces().list()?;

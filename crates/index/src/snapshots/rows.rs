@@ -137,6 +137,21 @@ pub(super) fn remote_names(
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
+/// Whether the snapshotter calls any namespace's snapshot `name`.
+pub(super) fn is_remote_name(
+    connection: &Connection,
+    snapshotter: &str,
+    name: &str,
+) -> Result<bool> {
+    let found = connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM remote_snapshots r JOIN snapshots s ON s.id = r.id
+             WHERE r.name = ?2 AND s.snapshotter = ?1)",
+        )?
+        .query_row([snapshotter, name], |row| row.get(0))?;
+    Ok(found)
+}
+
 /// Whether a snapshot is anybody's parent.
 pub(super) fn has_children(connection: &Connection, object: i64) -> Result<bool> {
     let found = connection
