@@ -8,3 +8,4 @@ pub mod hosts;
 pub mod manifest;
 pub mod pull;
 pub mod push;
+pub mod registry;

@@ -1,0 +1,357 @@
+//! A blob on its way to us. It breaks, stalls, and goes on where it was, at
+//! the same host or at the next.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use davit_types::Descriptor;
+use http::header::{ACCEPT, CONTENT_RANGE, ETAG, HeaderValue, IF_RANGE, RANGE};
+use http::{Method, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Error;
+use super::answer::Answer;
+use super::auth::Auth;
+use super::endpoint::Endpoint;
+use super::failure::Failure;
+use super::header::ContentRange;
+use super::repository::{Repository, accept, path_of};
+use super::tour::{Tour, Turn};
+use super::url::Origin;
+use crate::credentials::Anonymous;
+
+/// So much must come for the next failure to count as a first one.
+const PROGRESS: u64 = 64 << 10;
+
+/// How long is waited for a blob's end to be confirmed.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The bytes of one blob, in order, each once.
+pub struct Download {
+    repository: Repository,
+    blob: Descriptor,
+    /// Addresses beside those in the registry.
+    urls: Vec<String>,
+    offset: u64,
+    flow: Option<Flow>,
+    tour: Option<Tour>,
+    /// Where `offset` was when the tour began.
+    mark: u64,
+    /// What the last server called this very version of the blob.
+    tag: Option<(Origin, HeaderValue)>,
+    sources: Vec<String>,
+    is_ended: bool,
+}
+
+/// Bytes that come from one host.
+struct Flow {
+    answer: Answer,
+    endpoint: Arc<Endpoint>,
+    /// Bytes that we have already and the server sends all the same.
+    skip: u64,
+    /// Whether there is another host to go to when this one is slow.
+    is_hurried: bool,
+    /// How long we have waited for how many bytes.
+    waited: Duration,
+    received: u64,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Repository {
+    /// The bytes of `blob` from position `from` on. Comes back when the first
+    /// host has begun to answer.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; whatever kept the hosts from answering.
+    pub async fn download(&self, blob: &Descriptor, from: u64) -> Result<Download, Error> {
+        self.download_with(blob, from, &[]).await
+    }
+
+    /// The same for a blob that may be at one of `urls` where no registry has
+    /// it (a foreign layer). Those servers get to know nothing of us.
+    ///
+    /// # Errors
+    /// See [`download`](Self::download).
+    pub async fn download_with(
+        &self,
+        blob: &Descriptor,
+        from: u64,
+        urls: &[String],
+    ) -> Result<Download, Error> {
+        let mut download = Download {
+            repository: self.clone(),
+            blob: blob.clone(),
+            urls: urls.to_vec(),
+            offset: from,
+            flow: None,
+            tour: None,
+            mark: from,
+            tag: None,
+            sources: Vec::new(),
+            is_ended: false,
+        };
+        if from < blob.size {
+            let flow = download.open().await?;
+            download.flow = Some(flow);
+        }
+        Ok(download)
+    }
+}
+
+impl Download {
+    /// The next bytes; `None` when the blob is complete.
+    ///
+    /// # Errors
+    /// When no host can go on, or the blob is longer than it should be.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            if self.offset >= self.blob.size {
+                return self.end().await.map(|()| None);
+            }
+            let mut flow = match self.flow.take() {
+                Some(flow) => flow,
+                None => self.open().await?,
+            };
+            match flow.next(&self.repository).await {
+                Ok(piece) => {
+                    let piece = flow.unskipped(piece);
+                    if self.take(&mut flow, &piece)? {
+                        self.flow = Some(flow);
+                        if !piece.is_empty() {
+                            return Ok(Some(piece));
+                        }
+                    }
+                }
+                Err(error) => self.failed(&flow.endpoint, error),
+            }
+        }
+    }
+
+    /// How many bytes of the blob are out.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The hosts that bytes came from, as [`Repository::distrust`] takes them.
+    pub fn sources(&self) -> &[String] {
+        &self.sources
+    }
+
+    /// Counts a piece; false when the blob is too long here.
+    fn take(&mut self, flow: &mut Flow, piece: &Bytes) -> Result<bool, Error> {
+        let end = self.offset + piece.len() as u64;
+        if end > self.blob.size {
+            self.failed(&flow.endpoint, Error::Size { actual: end, expected: self.blob.size });
+            return Ok(false);
+        }
+        let host = &flow.endpoint.host.authority;
+        if !piece.is_empty() && !self.sources.contains(host) {
+            self.sources.push(host.clone());
+        }
+        self.offset = end;
+        if self.offset - self.mark >= PROGRESS {
+            self.tour = None;
+            self.mark = self.offset;
+        }
+        Ok(true)
+    }
+
+    /// What came from this host is over.
+    fn failed(&mut self, endpoint: &Endpoint, error: Error) {
+        if self.tour.is_none() {
+            self.tour = self.repository.tour("pull", |can| can.pull).ok();
+            self.mark = self.offset;
+            // It may go on here at once, unless it makes no sense to.
+            if error.is_temporary() && !error.is_bad_sign() {
+                let digest = &self.blob.digest;
+                log::info!(digest:%, offset = self.offset, error:% = error; "resume");
+                return;
+            }
+        }
+        if let Some(tour) = &mut self.tour {
+            tour.failed(endpoint, error);
+        }
+    }
+
+    /// A host that has the rest.
+    async fn open(&mut self) -> Result<Flow, Error> {
+        let mut tour = match self.tour.take() {
+            Some(tour) => tour,
+            None => self.repository.tour("pull", |can| can.pull)?,
+        };
+        loop {
+            let Some(turn) = tour.next().await else {
+                let is_foreign = tour.is_foreign();
+                let error = tour.into_error(|| Error::NoHosts("pull"));
+                // A foreign layer is where its descriptor says.
+                match self.foreign_tour(&error).filter(|_| !is_foreign) {
+                    Some(foreign) => tour = foreign,
+                    None => return Err(self.told(error)),
+                }
+                continue;
+            };
+            match self.open_at(&turn).await {
+                Ok(flow) => {
+                    self.tour = Some(tour);
+                    return Ok(flow);
+                }
+                Err(error) => tour.failed(&turn.endpoint, error),
+            }
+        }
+    }
+
+    /// Attempts at the blob's other addresses, once, when no registry has it.
+    fn foreign_tour(&self, error: &Error) -> Option<Tour> {
+        if !matches!(error, Error::NotFound(_)) || self.urls.is_empty() {
+            return None;
+        }
+        let shared = &self.repository.0.shared;
+        let nobody = Arc::new(Auth::new(Arc::new(Anonymous), shared.tokens.clone()));
+        let endpoint = |url: &String| Endpoint::foreign(shared, url, nobody.clone());
+        let endpoints: Vec<_> = self
+            .urls
+            .iter()
+            .filter_map(|url| match endpoint(url) {
+                Ok(endpoint) => Some(Arc::new(endpoint)),
+                Err(error) => {
+                    log::info!(error:% = error; "skip an address of a foreign layer");
+                    None
+                }
+            })
+            .collect();
+        let (settings, health) = (shared.settings.clone(), shared.health.clone());
+        (!endpoints.is_empty()).then(|| Tour::new(endpoints.into_iter(), settings, health))
+    }
+
+    /// The error as containerd words it.
+    fn told(&self, error: Error) -> Error {
+        match error {
+            Error::NotFound(_) if path_of(&self.blob).starts_with("blobs") => {
+                Error::NotFound(format!(
+                    "could not fetch content descriptor {} ({}) from remote",
+                    self.blob.digest, self.blob.media_type
+                ))
+            }
+            error => error,
+        }
+    }
+
+    async fn open_at(&mut self, turn: &Turn) -> Result<Flow, Error> {
+        let Turn { endpoint, patience } = turn;
+        let place = match self.repository.0.shared.places(&endpoint.origin()) {
+            Some(places) => places.acquire_owned().await.ok(),
+            None => None,
+        };
+        let url = endpoint.blob_url(&self.blob.digest, self.repository.0.reference.domain());
+        let mut ask = endpoint.ask(Method::GET, url);
+        ask.headers.insert(ACCEPT, accept(&self.blob.media_type));
+        if self.offset > 0 {
+            let range = HeaderValue::from_str(&format!("bytes={}-", self.offset));
+            range.into_iter().for_each(|range| drop(ask.headers.insert(RANGE, range)));
+            if let Some((origin, tag)) = &self.tag
+                && *origin == endpoint.origin()
+            {
+                ask.headers.insert(IF_RANGE, tag.clone());
+            }
+        }
+        let scopes = self.repository.pull_scope();
+        let answer = self.repository.send(ask, turn, &scopes).await?;
+        let skip = self.check(&answer)?;
+        let tag = answer.headers.get(ETAG).filter(|tag| is_strong(tag)).cloned();
+        self.tag = tag.map(|tag| (endpoint.origin(), tag));
+        Ok(Flow {
+            answer,
+            endpoint: endpoint.clone(),
+            skip,
+            is_hurried: patience.is_hurried,
+            waited: Duration::ZERO,
+            received: 0,
+            _place: place,
+        })
+    }
+
+    /// How many bytes of the answer we have already.
+    fn check(&self, answer: &Answer) -> Result<u64, Error> {
+        let size = self.blob.size;
+        let whole = match answer.status {
+            StatusCode::OK => answer.length(),
+            StatusCode::PARTIAL_CONTENT => {
+                let text = answer.header(CONTENT_RANGE).unwrap_or_default();
+                let range = ContentRange::parse(text).filter(|range| range.first == self.offset);
+                let unhandled = || {
+                    let text = super::message::tame(text);
+                    answer.nonsense(format!("unhandled content range in response: {text:?}"))
+                };
+                range.ok_or_else(unhandled)?.total
+            }
+            status => return Err(answer.nonsense(format!("status {status} for a blob"))),
+        };
+        match whole.filter(|actual| *actual != size) {
+            Some(actual) => Err(Error::Size { actual, expected: size }),
+            None if answer.status == StatusCode::OK => Ok(self.offset),
+            None => Ok(0),
+        }
+    }
+
+    /// Makes sure that nothing follows, and that the connection can be used
+    /// again.
+    async fn end(&mut self) -> Result<(), Error> {
+        if self.is_ended {
+            return Ok(());
+        }
+        self.is_ended = true;
+        let Some(mut flow) = self.flow.take() else { return Ok(()) };
+        match tokio::time::timeout(END_TIMEOUT, flow.answer.next()).await {
+            Ok(Ok(Some(more))) => {
+                let actual = self.offset + more.len() as u64;
+                Err(Error::Size { actual, expected: self.blob.size })
+            }
+            // All that was promised is here, whatever happens to the rest.
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Flow {
+    /// The next piece of the answer.
+    async fn next(&mut self, repository: &Repository) -> Result<Bytes, Error> {
+        let begun = Instant::now();
+        let piece = self.answer.next().await?;
+        let piece = piece
+            .ok_or_else(|| self.answer.broken(Failure::Broken("unexpected EOF".to_owned())))?;
+        self.waited += begun.elapsed();
+        self.received += piece.len() as u64;
+        let settings = &repository.0.shared.settings;
+        // Only what the server makes us wait for counts.
+        if self.is_hurried && self.waited > settings.mirror_timeout * 2 {
+            let least = settings.slow_rate as f64 * self.waited.as_secs_f64();
+            if (self.received as f64) < least {
+                return Err(self.answer.broken(Failure::Timeout("the host is too slow")));
+            }
+            (self.waited, self.received) = (Duration::ZERO, 0);
+        }
+        Ok(piece)
+    }
+
+    /// What of `piece` is new.
+    fn unskipped(&mut self, mut piece: Bytes) -> Bytes {
+        let known = usize::try_from(self.skip).unwrap_or(usize::MAX).min(piece.len());
+        self.skip -= known as u64;
+        piece.split_off(known)
+    }
+}
+
+/// Whether an entity tag stands for the same bytes (RFC 9110, section 8.8.3).
+fn is_strong(tag: &HeaderValue) -> bool {
+    tag.as_bytes().starts_with(b"\"")
+}
+
+impl std::fmt::Debug for Download {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Download")
+            .field("blob", &self.blob.digest)
+            .field("offset", &self.offset)
+            .finish_non_exhaustive()
+    }
+}
