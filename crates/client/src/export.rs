@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use davit_protocols::grpc::containerd::services::content::v1 as api;
 use davit_protocols::grpc::containerd::types::{Descriptor, Platform};
+use davit_types::platform::Matcher;
 use davit_types::{Algorithm, Digest, ErrorKind};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -122,6 +123,7 @@ impl Plan {
         root: &Descriptor,
         options: &Options,
     ) -> Result<Option<Descriptor>, Error> {
+        let matcher = options.matcher();
         let mut manifest = None;
         let mut open = vec![(root.clone(), true, 0)];
         while let Some((node, fits, depth)) = open.pop() {
@@ -142,11 +144,20 @@ impl Plan {
             let document: Value = serde_json::from_slice(&bytes)
                 .map_err(|error| Error::invalid(digest.as_str(), error))?;
             let index = is_index(&node.media_type);
-            for child in children(&document).collect::<Vec<_>>().into_iter().rev() {
-                let fits = fits && (!index || options.meant(&child["platform"]));
-                if fits || options.all_platforms {
-                    open.push((descriptor(digest.as_str(), child)?, fits, depth + 1));
-                }
+            let all: Vec<&Value> = children(&document).collect();
+            let mut meant = all.clone();
+            if index {
+                image::sort(&mut meant, &matcher);
+            }
+            let others = all.iter().filter(|child| {
+                options.all_platforms && !meant.iter().any(|meant| std::ptr::eq(*meant, **child))
+            });
+            let others = others.map(|child| (*child, false));
+            let meant = meant.iter().map(|child| (*child, fits));
+            let list: Vec<(&Value, bool)> = meant.chain(others).collect();
+            // The last one in is the first one out.
+            for (child, fits) in list.into_iter().rev() {
+                open.push((descriptor(digest.as_str(), child)?, fits, depth + 1));
             }
             if fits && !index && manifest.is_none() {
                 manifest = Some(node);
@@ -174,9 +185,11 @@ impl Plan {
                 format!("blobs/{}", digest.replace(':', "/"))
             };
             let layers = document["layers"].as_array().into_iter().flatten();
+            let tags: Vec<String> =
+                names.iter().map(|name| naming::familiar(name)).collect::<Result<_, _>>()?;
             entries.push(json!({
                 "Config": path(&document["config"]),
-                "RepoTags": names.iter().map(|name| naming::familiar(name)).collect::<Vec<_>>(),
+                "RepoTags": tags,
                 "Layers": layers.map(path).collect::<Vec<_>>(),
             }));
         }
@@ -185,16 +198,13 @@ impl Plan {
 }
 
 impl Options {
-    /// Whether an entry of an index is for a platform that is asked for.
-    fn meant(&self, platform: &Value) -> bool {
-        let is = |os: &str, architecture: &str, variant: &str| {
-            platform["os"] == os
-                && platform["architecture"] == architecture
-                && (variant.is_empty() || platform["variant"] == variant)
-        };
-        let any = |wanted: &Platform| is(&wanted.os, &wanted.architecture, &wanted.variant);
-        let ours = || self.platforms.is_empty() && is("linux", image::architecture(), "");
-        platform.is_null() || ours() || self.platforms.iter().any(any)
+    /// Says which entries of an index are for the platforms asked for.
+    fn matcher(&self) -> Matcher {
+        let platforms: Vec<_> = self.platforms.iter().cloned().map(Into::into).collect();
+        match platforms.as_slice() {
+            [] => Matcher::only_strict(&davit_types::Platform::host()),
+            platforms => Matcher::ordered(platforms),
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use davit_protocols::grpc::containerd::services::images::v1 as images;
 use davit_protocols::grpc::containerd::services::images::v1::GetImageRequest;
 use davit_protocols::grpc::containerd::services::snapshots::v1 as snapshots;
 use davit_protocols::grpc::containerd::types::Descriptor;
-use davit_types::{Algorithm, Digest, ErrorKind, Labels};
+use davit_types::platform::Matcher;
+use davit_types::{Algorithm, Digest, ErrorKind, Labels, Platform};
 use oci_spec::image::ImageConfiguration;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -257,34 +258,70 @@ async fn exists(client: &Client, snapshotter: &str, key: &str) -> Result<bool, E
 }
 
 /// Go's name of this machine's architecture.
-pub fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "powerpc64" => "ppc64le",
-        other => other,
-    }
+pub fn architecture() -> String {
+    Platform::host().architecture
 }
 
-/// Follows indexes to the manifest for this platform.
+/// Follows indexes to the manifest for this machine, by containerd's rules
+/// (`images.Manifest`).
 async fn manifest(client: &Client, name: &str, target: &Digest) -> Result<Value, Error> {
+    let matcher = Matcher::host();
+    let unfit = || Error::invalid(name, format!("no manifest for {}", Platform::host()));
     let mut digest_at = target.clone();
+    let mut known = true;
     for _ in 0..DEPTH {
         let (bytes, _) = content::read(client, &digest_at).await?;
         let document: Value =
             serde_json::from_slice(&bytes).map_err(|e| Error::invalid(digest_at.as_str(), e))?;
-        let Some(entries) = document["manifests"].as_array() else { return Ok(document) };
-        let fits = |entry: &&Value| {
-            let platform = &entry["platform"];
-            platform.is_null()
-                || (platform["os"] == "linux" && platform["architecture"] == architecture())
+        let Some(entries) = document["manifests"].as_array() else {
+            // What an index does not say, the configuration does.
+            let fits = known || matcher.matches(&configured(client, name, &document).await?);
+            return if fits { Ok(document) } else { Err(unfit()) };
         };
-        let entry = entries.iter().find(fits).ok_or_else(|| {
-            Error::invalid(name, format!("no manifest for linux/{}", architecture()))
-        })?;
+        let mut entries: Vec<&Value> = entries.iter().collect();
+        sort(&mut entries, &matcher);
+        let entry = *entries.first().ok_or_else(unfit)?;
+        known = platform(entry).is_some();
         digest_at = digest(name, entry)?;
     }
     Err(Error::invalid(name, format!("indexes nested more than {DEPTH} deep")))
+}
+
+/// The platform that a manifest's configuration is for.
+async fn configured(client: &Client, name: &str, manifest: &Value) -> Result<Platform, Error> {
+    let config = digest(name, &manifest["config"])?;
+    let (bytes, _) = content::read(client, &config).await?;
+    let config = serde_json::from_slice(&bytes).map_err(|e| Error::invalid(config.as_str(), e))?;
+    Ok(platform_of(&config))
+}
+
+/// Leaves those entries of an index that `matcher` means, the best first and
+/// those that do not say what they run on last.
+pub(crate) fn sort(entries: &mut Vec<&Value>, matcher: &Matcher) {
+    let rank = |entry: &&Value| match platform(entry) {
+        None => Some(usize::MAX),
+        Some(platform) => matcher.matches(&platform).then(|| matcher.rank(&platform)),
+    };
+    entries.retain(|entry| rank(entry).is_some());
+    entries.sort_by_key(rank);
+}
+
+/// What an entry of an index runs on, if it says so.
+fn platform(entry: &Value) -> Option<Platform> {
+    let platform = &entry["platform"];
+    (!platform.is_null()).then(|| platform_of(platform))
+}
+
+fn platform_of(value: &Value) -> Platform {
+    let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    let features = value["os.features"].as_array().into_iter().flatten();
+    Platform {
+        os: text("os"),
+        architecture: text("architecture"),
+        variant: text("variant"),
+        os_version: text("os.version"),
+        os_features: features.filter_map(Value::as_str).map(str::to_owned).collect(),
+    }
 }
 
 fn digest(subject: &str, value: &Value) -> Result<Digest, Error> {
@@ -298,4 +335,35 @@ fn descriptor(subject: &str, value: &Value) -> Result<Descriptor, Error> {
         size: value["size"].as_i64().unwrap_or_default(),
         ..Default::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_best_entry_comes_first_and_attestations_do_not_come() {
+        let entry = |digest: u8, os: &str, architecture: &str, variant: &str| {
+            json!({"digest": digest, "platform":
+                {"os": os, "architecture": architecture, "variant": variant}})
+        };
+        let list = [
+            json!({"digest": 0}),
+            entry(1, "linux", "arm", "v6"),
+            entry(2, "unknown", "unknown", ""),
+            entry(3, "linux", "arm", "v7"),
+            entry(4, "linux", "arm64", "v8"),
+            entry(5, "windows", "arm64", ""),
+        ];
+        let sorted = |platform: &str| {
+            let mut entries: Vec<&Value> = list.iter().collect();
+            sort(&mut entries, &Matcher::only(&Platform::parse(platform).unwrap()));
+            entries.iter().map(|entry| entry["digest"].as_u64().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(sorted("linux/arm64"), [4, 3, 1, 0]);
+        assert_eq!(sorted("linux/arm/v6"), [1, 0]);
+        assert_eq!(sorted("linux/amd64"), [0]);
+        assert_eq!(sorted("windows/arm64"), [5, 0]);
+    }
 }

@@ -263,7 +263,7 @@ async fn name_images(
     let mut named = whole(client, met, &found, options).await?;
     for image in &found {
         let target = &image.target;
-        let names = options.naming.of_image(image).into_iter();
+        let names = options.naming.of_image(image)?.into_iter();
         named.extend(names.map(|name| Imported { name, target: target.clone() }));
     }
     if named.is_empty() && matches!(options.naming, Naming::Own(_)) {

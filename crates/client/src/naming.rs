@@ -2,6 +2,9 @@
 //! `core/transfer/image/imagestore.go` and `core/images/archive`).
 
 use davit_protocols::grpc::containerd::types::Descriptor;
+use davit_types::Reference;
+
+use crate::Error;
 
 /// How the images of an archive are named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,35 +72,42 @@ impl Naming {
     }
 
     /// The names of one image.
-    pub(crate) fn of_image(&self, found: &Found) -> Vec<String> {
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when Docker's name of it is no name.
+    pub(crate) fn of_image(&self, found: &Found) -> Result<Vec<String>, Error> {
         match self {
             Self::Own(other) => {
                 let reference = found.reference.clone().filter(|name| name.contains(['/', ':']));
                 let own = found.full.clone().or_else(|| found.familiar.clone()).or(reference);
-                own.or_else(|| other.clone()).into_iter().collect()
+                Ok(own.or_else(|| other.clone()).into_iter().collect())
             }
             Self::Rules(rules) => {
-                rules.prefixes.iter().flat_map(|prefix| prefix.names(found)).collect()
+                let names = rules.prefixes.iter().map(|prefix| prefix.names(found));
+                Ok(names.collect::<Result<Vec<_>, _>>()?.concat())
             }
         }
     }
 }
 
 impl Prefix {
-    fn names(&self, found: &Found) -> Vec<String> {
+    fn names(&self, found: &Found) -> Result<Vec<String>, Error> {
         let by_digest = || format!("{}@{}", self.name, found.target.digest);
-        let full = found.full.clone().or_else(|| found.familiar.as_deref().map(normalise));
+        let full = match (&found.full, &found.familiar) {
+            (Some(full), _) => Some(full.clone()),
+            (None, familiar) => familiar.as_deref().map(normalise).transpose()?,
+        };
         let name = match full {
             // A full name is taken as it is or not at all.
             Some(full) => self.applied(&full).filter(|name| *name == full),
             None => found.reference.as_deref().and_then(|reference| self.applied(reference)),
         };
-        match name {
+        Ok(match name {
             None if self.add_digest => vec![by_digest()],
             None => Vec::new(),
             Some(name) if self.add_digest && !self.skip_named_digest => vec![name, by_digest()],
             Some(name) => vec![name],
-        }
+        })
     }
 
     /// What a reference in the archive comes to; `None` when it is not meant.
@@ -124,48 +134,22 @@ fn starts_with(name: &str, prefix: &str, separators: &[char]) -> bool {
 }
 
 /// Docker's short name in full: `busybox` is `docker.io/library/busybox:latest`.
-pub(crate) fn normalise(familiar: &str) -> String {
-    let (host, path) = match familiar.split_once('/') {
-        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
-        _ => ("docker.io", familiar),
-    };
-    let host = if host == "index.docker.io" { "docker.io" } else { host };
-    let official = host == "docker.io" && !path.contains('/');
-    let library = if official { "library/" } else { "" };
-    let (name, digest) = match path.split_once('@') {
-        Some((name, digest)) => (name, Some(digest)),
-        None => (path, None),
-    };
-    let tagged = name.rsplit('/').next().and_then(|last| last.split_once(':'));
-    match (digest, tagged) {
-        // A digest says more than a tag, which is left out.
-        (Some(digest), Some((_, tag))) => {
-            let bare = &name[..name.len() - tag.len() - 1];
-            format!("{host}/{library}{bare}@{digest}")
-        }
-        (None, None) => format!("{host}/{library}{path}:latest"),
-        _ => format!("{host}/{library}{path}"),
-    }
+fn normalise(familiar: &str) -> Result<String, Error> {
+    let reference = Reference::parse_familiar(familiar);
+    let reference = reference.map_err(|error| Error::invalid(familiar, error))?;
+    Ok(reference.without_needless_tag().to_string())
 }
 
-/// The short name of `normalise`'s name.
-pub(crate) fn familiar(name: &str) -> String {
-    let full = normalise(name);
-    let Some(short) = full.strip_prefix("docker.io/") else { return full };
-    short.strip_prefix("library/").filter(|rest| !rest.contains('/')).unwrap_or(short).to_owned()
+/// The short name that docker has for an image.
+pub(crate) fn familiar(name: &str) -> Result<String, Error> {
+    let reference = Reference::parse_familiar(name).map_err(|error| Error::invalid(name, error))?;
+    Ok(reference.familiar())
 }
 
 /// What stands behind a name's repository: its tag, or its digest with the
 /// `@` before it. A name without a host is taken as a whole.
 pub(crate) fn object(name: &str) -> String {
-    let Some((host, path)) = name.split_once('/') else { return name.to_owned() };
-    if host.is_empty() {
-        return name.to_owned();
-    }
-    match path.find([':', '@']) {
-        Some(at) => path[at..].trim_start_matches(':').to_owned(),
-        None => String::new(),
-    }
+    Reference::parse(name).map_or_else(|_| name.to_owned(), |reference| reference.object())
 }
 
 #[cfg(test)]
@@ -183,40 +167,47 @@ mod tests {
     }
 
     #[test]
-    fn short_names_are_filled_in_as_docker_does() {
-        for (familiar, full) in [
-            ("busybox", "docker.io/library/busybox:latest"),
-            ("team/app:2", "docker.io/team/app:2"),
-            ("localhost/app", "localhost/app:latest"),
-            ("registry.test:5000/app:1", "registry.test:5000/app:1"),
-            ("index.docker.io/busybox:1", "docker.io/library/busybox:1"),
-            ("busybox:1@sha256:aa", "docker.io/library/busybox@sha256:aa"),
-        ] {
-            assert_eq!(normalise(familiar), full);
-        }
+    fn names_come_apart_and_together() {
+        let sha = format!("sha256:{}", "a".repeat(64));
+        assert_eq!(
+            normalise(&format!("app:1@{sha}")).unwrap(),
+            format!("docker.io/library/app@{sha}")
+        );
+        assert_eq!(familiar("docker.io/library/busybox:1").unwrap(), "busybox:1");
+        assert_eq!(familiar("docker.io/team/app").unwrap(), "team/app:latest");
+        assert_eq!(
+            familiar("App").unwrap_err().to_string(),
+            "App: invalid reference format: repository name (library/App) must be lowercase"
+        );
+        assert_eq!(object("registry.test:5000/app:1"), "1");
+        assert_eq!(object(&format!("registry.test/app@{sha}")), format!("@{sha}"));
+        assert_eq!(object("app:1"), "app:1");
     }
 
     #[test]
-    fn names_come_apart_again() {
-        assert_eq!(familiar("docker.io/library/busybox:1"), "busybox:1");
-        assert_eq!(familiar("docker.io/team/app"), "team/app:latest");
-        assert_eq!(familiar("registry.test/library/app:1"), "registry.test/library/app:1");
-        assert_eq!(object("registry.test:5000/app:1"), "1");
-        assert_eq!(object("registry.test/app@sha256:aa"), "@sha256:aa");
-        assert_eq!(object("app:1"), "app:1");
+    fn docker_s_names_are_filled_in_or_refused() {
+        let docker = |name: &str| Found { familiar: Some(name.into()), ..found(None, None) };
+        let full = prefix("docker.io/library/app", false).names(&docker("app")).unwrap();
+        assert_eq!(full, ["docker.io/library/app:latest"]);
+        let rules = Rules { prefixes: vec![prefix("import", true)], ..Rules::default() };
+        let error = Naming::Rules(rules).of_image(&docker("a b")).unwrap_err();
+        assert_eq!(error.to_string(), "a b: invalid reference format");
     }
 
     #[test]
     fn tags_get_the_prefix_and_full_names_must_have_it() {
         let own = found(Some("registry.test/app:1"), Some("1"));
         let tag = found(None, Some("1"));
-        assert_eq!(prefix("import", true).names(&own), ["registry.test/app:1"]);
-        assert_eq!(prefix("import", false).names(&own), Vec::<String>::new());
-        assert_eq!(prefix("registry.test/app", false).names(&own), ["registry.test/app:1"]);
-        assert_eq!(prefix("registry.test/ap", false).names(&own), Vec::<String>::new());
-        assert_eq!(prefix("app", false).names(&own), ["registry.test/app:1"]);
-        assert_eq!(prefix("import", true).names(&tag), ["import:1"]);
-        assert_eq!(prefix("import", true).names(&found(None, None)), Vec::<String>::new());
+        assert_eq!(prefix("import", true).names(&own).unwrap(), ["registry.test/app:1"]);
+        assert_eq!(prefix("import", false).names(&own).unwrap(), Vec::<String>::new());
+        assert_eq!(
+            prefix("registry.test/app", false).names(&own).unwrap(),
+            ["registry.test/app:1"]
+        );
+        assert_eq!(prefix("registry.test/ap", false).names(&own).unwrap(), Vec::<String>::new());
+        assert_eq!(prefix("app", false).names(&own).unwrap(), ["registry.test/app:1"]);
+        assert_eq!(prefix("import", true).names(&tag).unwrap(), ["import:1"]);
+        assert_eq!(prefix("import", true).names(&found(None, None)).unwrap(), Vec::<String>::new());
     }
 
     #[test]
@@ -227,8 +218,8 @@ mod tests {
             ..prefix("import", true)
         };
         let tag = found(None, Some("1"));
-        assert_eq!(with(false).names(&tag), ["import:1", "import@sha256:00"]);
-        assert_eq!(with(true).names(&tag), ["import:1"]);
-        assert_eq!(with(true).names(&found(None, None)), ["import@sha256:00"]);
+        assert_eq!(with(false).names(&tag).unwrap(), ["import:1", "import@sha256:00"]);
+        assert_eq!(with(true).names(&tag).unwrap(), ["import:1"]);
+        assert_eq!(with(true).names(&found(None, None)).unwrap(), ["import@sha256:00"]);
     }
 }
