@@ -65,7 +65,7 @@ pub struct Index {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     /// The configuration; of an artifact, anything.
-    pub config: Entry,
+    pub config: Box<Entry>,
     /// The layers, lowest first; of an artifact, anything.
     pub layers: Vec<Entry>,
     /// The rest.
@@ -176,7 +176,7 @@ impl Document {
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         let (config, list) = match self {
             Self::Index(index) => (None, &index.manifests),
-            Self::Manifest(manifest) => (Some(&manifest.config), &manifest.layers),
+            Self::Manifest(manifest) => (Some(&*manifest.config), &manifest.layers),
         };
         config.into_iter().chain(list)
     }

@@ -128,7 +128,7 @@ impl Document {
     pub fn into_manifest(self) -> Result<super::Document, Error> {
         let config =
             self.config.ok_or_else(|| Error::Invalid("a manifest without a config".into()));
-        let config = config?.into_entry()?;
+        let config = Box::new(config?.into_entry()?);
         let layers = entries(self.layers.unwrap_or_default())?;
         let extras = extras(self.artifact_type, self.subject, self.annotations)?;
         Ok(super::Document::Manifest(Manifest { config, layers, extras }))
