@@ -34,34 +34,46 @@ pub(crate) fn refusal(entry: &Entry) -> Option<String> {
 }
 
 /// Sets all that the entry says, times too unless it is a directory, whose
-/// come last of all. `fd` may be of `O_PATH`.
-pub(crate) fn set(fd: &OwnedFd, entry: &Entry) -> Result<(), (&'static str, io::Error)> {
+/// come last of all. `fd` is of `O_PATH` unless it is a file's or a
+/// directory's. Answers the inode's number.
+pub(crate) fn set(fd: &OwnedFd, entry: &Entry) -> Result<u64, (&'static str, io::Error)> {
     let step = |operation| move |error: Errno| (operation, io::Error::from(error));
+    let open = matches!(entry.kind, EntryKind::File | EntryKind::Directory);
     // Checked by `refusal`.
     let (uid, gid) = (entry.uid as u32, entry.gid as u32);
     // First, since it takes set-user-id bits and capabilities away; and so
     // only where it changes something, for a further name of a file mostly
     // comes without the attributes.
     let stat = fs::fstat(fd).map_err(step("stat"))?;
-    if (stat.st_uid, stat.st_gid) != (uid, gid) {
+    let same_owner = (stat.st_uid, stat.st_gid) == (uid, gid);
+    if !same_owner {
         let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         fs::chownat(fd, c"", owner.0, owner.1, AtFlags::EMPTY_PATH).map_err(step("lchown"))?;
     }
-    let path = path_of(fd);
     for (name, value) in &entry.xattrs {
-        set_xattr(&path, entry, name, value).map_err(step("setxattr"))?;
+        set_xattr(&path_of(fd), entry, name, value).map_err(step("setxattr"))?;
     }
-    if entry.kind != EntryKind::Symlink {
-        match fs::chmodat(CWD, &*path, Mode::from_raw_mode(entry.mode), AtFlags::empty()) {
+    // Attributes may be access control lists, which change the mode.
+    let same_mode = stat.st_mode & 0o7777 == entry.mode && same_owner && entry.xattrs.is_empty();
+    if !same_mode && entry.kind != EntryKind::Symlink {
+        let mode = Mode::from_raw_mode(entry.mode);
+        let set = match open {
+            true => fs::fchmod(fd, mode),
+            false => fs::chmodat(CWD, path_of(fd), mode, AtFlags::empty()),
+        };
+        match set {
             // A hard link to a symbolic link, which has no mode.
             Err(Errno::OPNOTSUPP) if entry.kind == EntryKind::HardLink => {}
             result => result.map_err(step("chmod"))?,
         }
     }
-    if entry.kind != EntryKind::Directory {
-        set_times(fd, &times(entry)).map_err(step("utimensat"))?;
+    match entry.kind {
+        EntryKind::Directory => Ok(()),
+        EntryKind::File => fs::futimens(fd, &times(entry)),
+        _ => set_times(fd, &times(entry)),
     }
-    Ok(())
+    .map_err(step("utimensat"))?;
+    Ok(stat.st_ino)
 }
 
 fn set_xattr(path: &str, entry: &Entry, name: &[u8], value: &[u8]) -> rustix::io::Result<()> {
@@ -87,7 +99,7 @@ fn skip(entry: &Entry, name: &[u8], error: Errno) {
     );
 }
 
-/// Sets the times of the inode behind `fd`.
+/// Sets the times of the inode behind `fd`, which may be of `O_PATH`.
 pub(crate) fn set_times(fd: &OwnedFd, times: &Timestamps) -> rustix::io::Result<()> {
     fs::utimensat(CWD, path_of(fd), times, AtFlags::empty()).or_else(|error| match error {
         // The link behind the magic link of an `O_PATH` descriptor.

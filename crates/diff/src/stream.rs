@@ -48,12 +48,26 @@ pub struct Applied {
     pub implied: Vec<PathBuf>,
 }
 
-type Chunk = Result<Arc<Vec<u8>>, Error>;
+/// Bytes of the stream. The buffer is used again when all threads are done
+/// with it.
+struct Chunk {
+    bytes: Vec<u8>,
+    done: SyncSender<Vec<u8>>,
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        // Nobody wants it at the end.
+        let _ = self.done.try_send(std::mem::take(&mut self.bytes));
+    }
+}
+
+type Item = Result<Arc<Chunk>, Error>;
 
 /// The uncompressed stream, as it comes out of the threads.
 pub(crate) struct Stream {
-    chunks: Receiver<Chunk>,
-    current: Arc<Vec<u8>>,
+    chunks: Receiver<Item>,
+    current: Option<Arc<Chunk>>,
     at: usize,
     /// Why the stream ended early; `io::Error` could not carry it whole.
     failure: Rc<Cell<Option<Error>>>,
@@ -70,9 +84,11 @@ impl Read for Stream {
 
 impl BufRead for Stream {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.at == self.current.len() {
+        if self.at == self.available() {
+            self.current = None;
+            self.at = 0;
             match self.chunks.recv() {
-                Ok(Ok(chunk)) => (self.current, self.at) = (chunk, 0),
+                Ok(Ok(chunk)) => self.current = Some(chunk),
                 Ok(Err(error)) => {
                     self.failure.set(Some(error));
                     return Err(io::Error::other("the stream failed"));
@@ -81,11 +97,17 @@ impl BufRead for Stream {
                 Err(_) => return Ok(&[]),
             }
         }
-        Ok(&self.current[self.at..])
+        Ok(self.current.as_ref().map_or(&[], |chunk| &chunk.bytes[self.at..]))
     }
 
     fn consume(&mut self, count: usize) {
-        self.at = (self.at + count).min(self.current.len());
+        self.at = (self.at + count).min(self.available());
+    }
+}
+
+impl Stream {
+    fn available(&self) -> usize {
+        self.current.as_ref().map_or(0, |chunk| chunk.bytes.len())
     }
 }
 
@@ -111,8 +133,8 @@ pub(crate) fn with_stream<T>(
     limits: Limits,
     body: impl FnOnce(&mut Stream) -> Result<T, Error>,
 ) -> Result<(T, Applied), Error> {
-    let (chunk_sender, chunks) = sync_channel::<Chunk>(CHUNKS_WAITING);
-    let (hash_sender, to_hash) = sync_channel::<Arc<Vec<u8>>>(CHUNKS_WAITING);
+    let (chunk_sender, chunks) = sync_channel::<Item>(CHUNKS_WAITING);
+    let (hash_sender, to_hash) = sync_channel::<Arc<Chunk>>(CHUNKS_WAITING);
     thread::scope(|scope| {
         let hasher = scope.spawn(move || hash(&to_hash));
         scope.spawn(move || {
@@ -122,8 +144,7 @@ pub(crate) fn with_stream<T>(
             }
         });
         let failure = Rc::new(Cell::new(None));
-        let mut stream =
-            Stream { chunks, current: Arc::default(), at: 0, failure: failure.clone() };
+        let mut stream = Stream { chunks, current: None, at: 0, failure: failure.clone() };
         let result = body(&mut stream).and_then(|value| drain(&mut stream).map(|()| value));
         // Lets the pump end when the archive was not read to its end.
         drop(stream);
@@ -148,11 +169,11 @@ fn drain(stream: &mut Stream) -> Result<(), Error> {
     }
 }
 
-fn hash(chunks: &Receiver<Arc<Vec<u8>>>) -> Applied {
+fn hash(chunks: &Receiver<Arc<Chunk>>) -> Applied {
     let (mut hash, mut size) = (sha2::Sha256::new(), 0);
     for chunk in chunks {
-        hash.update(&chunk[..]);
-        size += chunk.len() as u64;
+        hash.update(&chunk.bytes);
+        size += chunk.bytes.len() as u64;
     }
     Applied { digest: digest_of(hash), size, implied: Vec::new() }
 }
@@ -167,21 +188,24 @@ fn pump(
     input: impl Read,
     compressed: bool,
     limits: Limits,
-    chunks: &SyncSender<Chunk>,
-    to_hash: &SyncSender<Arc<Vec<u8>>>,
+    chunks: &SyncSender<Item>,
+    to_hash: &SyncSender<Arc<Chunk>>,
 ) -> Result<(), Error> {
     let read = Arc::new(AtomicU64::new(0));
     let input = Counted { input, count: read.clone() };
     let mut input = decompressor(input, compressed).map_err(Error::Decompress)?;
+    // As many as there can be: all that wait, and one that each thread holds.
+    let (done, used) = sync_channel(2 * CHUNKS_WAITING + 3);
     let mut total = 0;
     loop {
-        let chunk = next_chunk(&mut input).map_err(Error::Decompress)?;
-        if chunk.is_empty() {
+        let mut bytes = used.try_recv().unwrap_or_default();
+        fill(&mut input, &mut bytes).map_err(Error::Decompress)?;
+        if bytes.is_empty() {
             return Ok(());
         }
-        total += chunk.len() as u64;
+        total += bytes.len() as u64;
         check(limits, total, read.load(Ordering::Relaxed))?;
-        let chunk = Arc::new(chunk);
+        let chunk = Arc::new(Chunk { bytes, done: done.clone() });
         if to_hash.send(chunk.clone()).is_err() || chunks.send(Ok(chunk)).is_err() {
             return Ok(());
         }
@@ -199,10 +223,20 @@ fn check(limits: Limits, total: u64, read: u64) -> Result<(), Error> {
     Ok(())
 }
 
-fn next_chunk(input: &mut dyn Read) -> io::Result<Vec<u8>> {
-    let mut chunk = Vec::with_capacity(CHUNK);
-    input.take(CHUNK as u64).read_to_end(&mut chunk)?;
-    Ok(chunk)
+/// Puts the next bytes into a buffer, as many as it may hold; none at the end.
+fn fill(input: &mut dyn Read, buffer: &mut Vec<u8>) -> io::Result<()> {
+    buffer.resize(CHUNK, 0);
+    let mut filled = 0;
+    while filled < CHUNK {
+        match input.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    buffer.truncate(filled);
+    Ok(())
 }
 
 /// What the first bytes call for (containerd, `pkg/archive/compression`):

@@ -128,7 +128,7 @@ impl Image {
     }
 
     fn settle(&self, index: usize, paths: Vec<PathBuf>) -> Result<(), Error> {
-        let settle = Settle { mounts: self.overlay(index), paths, sync: true };
+        let settle = Settle { mounts: self.overlay(index), paths, sync: false };
         settle.spawn(&self.program)?.wait()
     }
 }
@@ -209,9 +209,9 @@ fn names_of_any_bytes_come_back() {
 fn more_than_can_be_remembered_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let long = "n".repeat(250);
-    let archive = (0..2300).fold(Archive::new(), |archive, index| {
-        archive.file(&format!("{index}/{long}/{long}/{long}/{long}/{long}/file"), "")
-    });
+    let deep = format!("/{long}").repeat(14);
+    let archive = (0..330)
+        .fold(Archive::new(), |archive, index| archive.file(&format!("{index}{deep}/file"), ""));
     let archive = archive.bytes();
     let options = ApplyOptions {
         whiteouts: Whiteouts::Overlay,

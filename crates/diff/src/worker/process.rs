@@ -17,6 +17,8 @@ use crate::{Applied, ApplyOptions, CompareOptions, Error, Limits, Whiteouts, imp
 /// The whole life of a worker: reads the request from standard input, does
 /// it, and answers. The caller is `main`, with nothing else running yet.
 pub fn main() -> ExitCode {
+    // Modes are made as they are asked for.
+    rustix::process::umask(rustix::fs::Mode::empty());
     let _ = log::set_logger(&Stderr).map(|()| log::set_max_level(log::LevelFilter::Warn));
     let mut socket = match rustix::io::dup(rustix::stdio::stdin()) {
         Ok(stdin) => UnixStream::from(stdin),

@@ -4,6 +4,8 @@
 //! is resolved inside it, the last component is never followed, and every
 //! attribute is set through a descriptor of what the entry has made.
 
+mod deletions;
+
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::io;
@@ -11,7 +13,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timestamps, XattrFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timestamps};
 use rustix::io::Errno;
 
 use crate::attributes;
@@ -22,7 +24,14 @@ use crate::tar::{Entry, EntryKind, Reader};
 use crate::whiteout::{Whiteout, Whiteouts};
 use crate::{ApplyOptions, Error, Stream};
 
-const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+const NODE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// A directory that entries are made in.
+#[derive(Clone)]
+struct Parent {
+    fd: Rc<OwnedFd>,
+    inode: u64,
+}
 
 /// Writes the entries of one archive.
 pub(crate) struct Extractor<'a> {
@@ -35,7 +44,7 @@ pub(crate) struct Extractor<'a> {
     whiteouts: Whiteouts,
     entries_max: u64,
     /// The directory of the last entry: the next one mostly is in it too.
-    parent: Option<(Components, Rc<OwnedFd>)>,
+    parent: Option<(Components, Parent)>,
     /// What this archive has made, by the inode of the directory and the
     /// name: later deletions are not about these.
     made: HashSet<(u64, CString)>,
@@ -101,20 +110,25 @@ impl<'a> Extractor<'a> {
         if let EntryKind::Other(flag) = entry.kind {
             return Err(refuse(format!("unhandled tar header type {flag}")));
         }
-        let Some(fd) = self.create(&parent, &base, entry, reader)? else { return Ok(()) };
-        attributes::set(&fd, entry).map_err(failed)?;
+        let Some(fd) = self.create(&parent.fd, &base, entry, reader)? else { return Ok(()) };
+        let inode = attributes::set(&fd, entry).map_err(failed)?;
         if self.whiteouts == Whiteouts::Remove {
-            let inode = inode(&parent).map_err(failed)?;
-            self.made.insert((inode, base.clone()));
+            self.made.insert((parent.inode, base.clone()));
         }
         if entry.kind == EntryKind::Directory {
-            if let Some(unsettled) = &mut self.unsettled {
-                unsettled.forget(inode(&fd).map_err(failed)?);
-            }
             path.push(base);
-            self.directories.push((path, attributes::times(entry)));
+            self.made_directory(path, Parent { fd: Rc::new(fd), inode }, attributes::times(entry));
         }
         Ok(())
+    }
+
+    fn made_directory(&mut self, path: Components, dir: Parent, times: Timestamps) {
+        if let Some(unsettled) = &mut self.unsettled {
+            unsettled.forget(dir.inode);
+        }
+        self.directories.push((path.clone(), times));
+        // What is in it mostly comes next.
+        self.parent = Some((path, dir));
     }
 
     /// Makes what the entry is, data included; `None` when it cannot be had
@@ -129,9 +143,11 @@ impl<'a> Extractor<'a> {
         let name = || String::from_utf8_lossy(&entry.name).into_owned();
         let failed =
             |(operation, source): Failure| Error::Entry { entry: name(), operation, source };
+        // The rest of it comes after the data, and after the owner.
+        let mode = Mode::from_raw_mode(entry.mode & 0o777);
         match entry.kind {
             EntryKind::File => {
-                let fd = self.create_file(parent, base).map_err(failed)?;
+                let fd = self.create_file(parent, base, mode).map_err(failed)?;
                 copy(reader, entry, &fd).map_err(|error| error.named(entry))?;
                 Ok(Some(fd))
             }
@@ -143,25 +159,26 @@ impl<'a> Extractor<'a> {
                 })?;
                 self.hard_link(target, parent, base).map(Some).map_err(failed)
             }
-            EntryKind::Directory => self.create_dir(parent, base).map(Some).map_err(failed),
+            EntryKind::Directory => self.create_dir(parent, base, mode).map(Some).map_err(failed),
             _ => self.create_special(parent, base, entry).map_err(failed),
         }
     }
 
     /// The directory at `path`; what is missing of it is made.
-    fn parent(&mut self, path: &[CString]) -> Step<Rc<OwnedFd>> {
-        if let Some((known, fd)) = &self.parent
+    fn parent(&mut self, path: &[CString]) -> Step<Parent> {
+        if let Some((known, parent)) = &self.parent
             && known == path
         {
-            return Ok(fd.clone());
+            return Ok(parent.clone());
         }
         let fd = match self.root.open_dir(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.make_parents(path),
             result => result,
         };
-        let fd = Rc::new(fd.map_err(failed("open parent"))?);
-        self.parent = Some((path.to_vec(), fd.clone()));
-        Ok(fd)
+        let fd = fd.map_err(failed("open parent"))?;
+        let parent = Parent { inode: inode(&fd)?, fd: Rc::new(fd) };
+        self.parent = Some((path.to_vec(), parent.clone()));
+        Ok(parent)
     }
 
     fn make_parents(&mut self, path: &[CString]) -> io::Result<OwnedFd> {
@@ -211,14 +228,14 @@ impl<'a> Extractor<'a> {
         }
     }
 
-    fn create_file(&mut self, parent: &OwnedFd, name: &CString) -> Step<OwnedFd> {
+    fn create_file(&mut self, parent: &OwnedFd, name: &CString, mode: Mode) -> Step<OwnedFd> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        self.replace(parent, name, || fs::openat(parent, name, flags, FILE_MODE))
+        self.replace(parent, name, || fs::openat(parent, name, flags, mode))
             .map_err(failed("create"))
     }
 
-    fn create_dir(&mut self, parent: &OwnedFd, name: &CString) -> Step<OwnedFd> {
-        let make = || fs::mkdirat(parent, name, Mode::RWXU);
+    fn create_dir(&mut self, parent: &OwnedFd, name: &CString, mode: Mode) -> Step<OwnedFd> {
+        let make = || fs::mkdirat(parent, name, mode);
         let mut opaque = false;
         match make() {
             Err(Errno::EXIST) => {
@@ -286,7 +303,7 @@ impl<'a> Extractor<'a> {
         };
         let number = |value: i64| u32::try_from(value).map_err(|_| failed("mknod")(Errno::INVAL));
         let device = fs::makedev(number(entry.device.0)?, number(entry.device.1)?);
-        let make = || fs::mknodat(parent, name, kind, FILE_MODE, device);
+        let make = || fs::mknodat(parent, name, kind, NODE_MODE, device);
         match self.replace(parent, name, make) {
             Err(error)
                 if error.kind() == io::ErrorKind::PermissionDenied && kind != FileType::Fifo =>
@@ -298,80 +315,6 @@ impl<'a> Extractor<'a> {
             result => {
                 result.map_err(failed("mknod"))?;
                 open_path(parent, name).map(Some).map_err(failed("open"))
-            }
-        }
-    }
-
-    fn delete(&mut self, parent: &OwnedFd, whiteout: &Whiteout, entry: &Entry) -> Step {
-        match (whiteout, self.whiteouts) {
-            (Whiteout::Opaque, Whiteouts::Remove) => {
-                self.parent = None;
-                self.remove_foreign(parent).map_err(failed("remove"))
-            }
-            (Whiteout::Opaque, _) => self.make_opaque(parent),
-            (Whiteout::Of(name), Whiteouts::Remove) => self.delete_name(parent, name),
-            (Whiteout::Of(name), _) => self.mark_deleted(parent, name, entry),
-        }
-    }
-
-    fn delete_name(&mut self, parent: &OwnedFd, name: &CString) -> Step {
-        let inode = inode(parent)?;
-        if !self.made.contains(&(inode, name.clone())) {
-            return self.remove(parent, name).map_err(failed("remove"));
-        }
-        // The archive's own; what is deleted is what lay below.
-        if kind_of(parent, name).map_err(failed("stat"))? == Some(FileType::Directory) {
-            let dir = open_dir(parent, name).map_err(failed("open"))?;
-            self.remove_foreign(&dir).map_err(failed("remove"))?;
-        }
-        Ok(())
-    }
-
-    /// Removes from a directory and those below what is not of this archive.
-    fn remove_foreign(&mut self, dir: &OwnedFd) -> io::Result<()> {
-        let mut pending = vec![dir.try_clone()?];
-        while let Some(dir) = pending.pop() {
-            let inode = fs::fstat(&dir)?.st_ino;
-            for entry in fs::Dir::read_from(&dir)? {
-                let entry = entry?;
-                let name = entry.file_name().to_owned();
-                if matches!(name.as_bytes(), b"." | b"..") {
-                    continue;
-                }
-                if !self.made.contains(&(inode, name.clone())) {
-                    self.remove(&dir, &name)?;
-                } else if entry.file_type() == FileType::Directory {
-                    pending.push(open_dir(&dir, &name)?);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn make_opaque(&mut self, dir: &OwnedFd) -> Step {
-        let Some(name) = self.whiteouts.opaque_attribute() else { return Ok(()) };
-        fs::fsetxattr(dir, name, b"y", XattrFlags::empty()).map_err(failed("setxattr"))
-    }
-
-    /// Overlayfs' own mark: a character device 0:0.
-    fn mark_deleted(&mut self, parent: &OwnedFd, name: &CString, entry: &Entry) -> Step {
-        let kind = FileType::CharacterDevice;
-        match fs::mknodat(parent, name, kind, Mode::empty(), fs::makedev(0, 0)) {
-            // The archive's own hides what lies below by being there; only
-            // directories would be merged.
-            Err(Errno::EXIST) => match kind_of(parent, name).map_err(failed("stat"))? {
-                Some(FileType::Directory) => {
-                    let dir = open_dir(parent, name).map_err(failed("open"))?;
-                    self.make_opaque(&dir)
-                }
-                _ => Ok(()),
-            },
-            result => {
-                result.map_err(failed("mknod"))?;
-                let (uid, gid) = (entry.uid as u32, entry.gid as u32);
-                let owner = (Some(fs::Uid::from_raw(uid)), Some(fs::Gid::from_raw(gid)));
-                fs::chownat(parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(failed("lchown"))
             }
         }
     }
