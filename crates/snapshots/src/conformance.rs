@@ -47,6 +47,9 @@ pub fn run(scratch: &Path, open: impl Fn(&Path) -> Box<dyn Backend>) {
         let backend = open(&dir.join("backend"));
         log::info!(check = *name; "check a backend");
         check(backend.as_ref(), &target);
+        drop(backend);
+        // To its next process, all that is there is remains.
+        made(open(&dir.join("backend")).cleanup(&[]), "clean remains up");
         done(fs::remove_dir_all(&dir), name);
     }
 }

@@ -23,13 +23,21 @@ pub(crate) struct Dirs {
     /// must not take them for remains.
     fresh: Mutex<HashSet<SnapshotId>>,
     removals: AtomicU64,
+    prepare: Preparation,
 }
+
+/// What must be done to a directory before it can be removed as any other.
+pub(crate) type Preparation = fn(&Path) -> io::Result<()>;
 
 impl Dirs {
     pub fn open(root: &Path) -> Result<Self, Error> {
+        Self::with_preparation(root, |_| Ok(()))
+    }
+
+    pub fn with_preparation(root: &Path, prepare: Preparation) -> Result<Self, Error> {
         let path = root.join("snapshots");
         make_dir(&path)?;
-        Ok(Self { path, fresh: Mutex::default(), removals: AtomicU64::new(0) })
+        Ok(Self { path, fresh: Mutex::default(), removals: AtomicU64::new(0), prepare })
     }
 
     pub fn path(&self, id: SnapshotId) -> PathBuf {
@@ -109,6 +117,7 @@ impl Dirs {
         else {
             return Ok(());
         };
+        (self.prepare)(path).map_err(Error::io("remove", path))?;
         let parent = File::open(&self.path).map_err(Error::io("open", &self.path))?;
         let busy = |error: &io::Error| {
             matches!(error.kind(), io::ErrorKind::CrossesDevices | io::ErrorKind::ResourceBusy)

@@ -17,6 +17,11 @@ pub enum Error {
         /// What it lacks.
         why: String,
     },
+    /// This kind of snapshots is not for this machine or directory, which is
+    /// no fault of anybody. The text ends as containerd's, by which `ctr`
+    /// tells it from one.
+    #[error("{0}: skip plugin")]
+    Skipped(String),
     /// A mapping label that is not `container:host:length,…`.
     #[error("failed to unmarshal snapshot ID mapped labels: {0}: invalid argument")]
     InvalidMapping(String),
@@ -56,7 +61,7 @@ impl Error {
 impl Kind for Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Unsupported { .. } => ErrorKind::Unimplemented,
+            Self::Unsupported { .. } | Self::Skipped(_) => ErrorKind::Unimplemented,
             Self::InvalidMapping(_) => ErrorKind::InvalidArgument,
             Self::Mount { source, .. } => source.kind(),
             Self::Io { source, .. } => ErrorKind::of_io(source),

@@ -6,6 +6,7 @@
 
 use davit_types::{Labels, Mount};
 
+mod btrfs;
 pub mod conformance;
 mod copy;
 mod dirs;
@@ -14,8 +15,10 @@ mod idmap;
 mod native;
 mod overlay;
 mod probe;
+mod subvolumes;
 mod tree;
 
+pub use btrfs::Btrfs;
 pub use error::Error;
 pub use native::Native;
 pub use overlay::{Overlay, OverlayConfig};

@@ -75,6 +75,49 @@ pub(crate) fn usage(root: &Path) -> io::Result<Usage> {
     Ok(usage)
 }
 
+/// As [`usage`], of what `root` has that `parent` has not: new and changed
+/// inodes, with all their blocks, as containerd counts them. A snapshot keeps
+/// the numbers of its inodes, and whatever is done to one changes its time.
+pub(crate) fn added(parent: Option<&Path>, root: &Path) -> io::Result<Usage> {
+    let Some(parent) = parent else { return usage(root) };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = |path: &Path| fs::openat(CWD, path, flags, Mode::empty());
+    let (old, root) = (open(parent)?, open(root)?);
+    let mut usage = Usage::default();
+    let mut linked = HashSet::new();
+    let mut stack = vec![(names(&root)?, root, Some(old))];
+    while let Some((entries, dir, old)) = stack.last_mut() {
+        let Some((name, _)) = entries.pop() else {
+            stack.pop();
+            continue;
+        };
+        let stat = match fs::statat(&*dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => continue,
+            result => result?,
+        };
+        let before = old.as_ref().map(|old| fs::statat(old, &name, AtFlags::SYMLINK_NOFOLLOW));
+        if !before.is_some_and(|before| before.is_ok_and(|before| is_same(&stat, &before))) {
+            count(&stat, &mut usage, &mut linked);
+        }
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            match open_same_mount(&*dir, &name) {
+                Ok(child) => {
+                    let old = old.as_ref().and_then(|old| open_same_mount(old, &name).ok());
+                    stack.push((names(&child)?, child, old));
+                }
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::XDEV | Errno::LOOP) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(usage)
+}
+
+fn is_same(a: &fs::Stat, b: &fs::Stat) -> bool {
+    (a.st_ino, a.st_mode, a.st_size) == (b.st_ino, b.st_mode, b.st_size)
+        && (a.st_ctime, a.st_ctime_nsec) == (b.st_ctime, b.st_ctime_nsec)
+}
+
 fn count(stat: &fs::Stat, usage: &mut Usage, linked: &mut HashSet<(u64, u64)>) {
     let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
     if directory || stat.st_nlink <= 1 || linked.insert((stat.st_dev, stat.st_ino)) {
