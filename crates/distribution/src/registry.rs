@@ -36,8 +36,10 @@ mod endpoint;
 mod error;
 mod failure;
 pub mod header;
+mod listing;
 mod message;
 mod proxy;
+mod push;
 mod repository;
 mod resolve;
 mod scope;
@@ -45,6 +47,7 @@ mod settings;
 mod tls;
 mod token;
 mod tour;
+mod upload;
 mod url;
 
 pub use body::BlobSource;
@@ -52,6 +55,7 @@ pub use download::Download;
 pub use error::{Error, Status};
 pub use failure::Failure;
 pub use message::{Message, Messages};
+pub use push::Pushed;
 pub use repository::Repository;
 pub use settings::{Ranges, Settings};
 

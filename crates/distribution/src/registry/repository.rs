@@ -15,6 +15,7 @@ use super::scope::Scopes;
 use super::tour::{Tour, Turn};
 use super::{Access, Error, Shared};
 use crate::hosts::Capabilities;
+use crate::pull::names::{SCHEMA_1, is_index, is_manifest};
 
 /// One repository. Cheap to clone.
 #[derive(Clone)]
@@ -119,22 +120,11 @@ impl fmt::Debug for Repository {
 
 /// Where content is, behind the repository's name.
 pub(super) fn path_of(content: &Descriptor) -> String {
-    let kind = if is_manifest(&content.media_type) { "manifests" } else { "blobs" };
+    let media_type = content.media_type.as_str();
+    let is_kept_apart =
+        is_index(media_type) || is_manifest(media_type) || SCHEMA_1.contains(&media_type);
+    let kind = if is_kept_apart { "manifests" } else { "blobs" };
     format!("{kind}/{}", content.digest)
-}
-
-/// The media types of content that registries keep as manifests (containerd,
-/// `core/images/mediatypes.go`).
-pub(super) fn is_manifest(media_type: &str) -> bool {
-    matches!(
-        media_type,
-        "application/vnd.oci.image.manifest.v1+json"
-            | "application/vnd.oci.image.index.v1+json"
-            | "application/vnd.docker.distribution.manifest.v2+json"
-            | "application/vnd.docker.distribution.manifest.list.v2+json"
-            | "application/vnd.docker.distribution.manifest.v1+json"
-            | "application/vnd.docker.distribution.manifest.v1+prettyjws"
-    )
 }
 
 /// `Accept` for content of a known type, as containerd sends it.

@@ -10,9 +10,7 @@ use super::header::media_type;
 use super::repository::Repository;
 use super::tour::Turn;
 use super::{Error, header};
-
-/// Larger manifests are not resolved (containerd, `MaxManifestSize`).
-const LARGEST_MANIFEST: u64 = 4 * 1048 * 1048;
+use crate::manifest::MAX_RESOLVED;
 
 /// The types that we take, in containerd's order.
 const ACCEPTED: &str = "application/vnd.docker.distribution.manifest.v2+json, \
@@ -105,7 +103,7 @@ impl Repository {
         let expected = expected.map_or_else(|| told_digest(&answer), |digest| Ok(Some(digest)))?;
         let content_type = answer.header(CONTENT_TYPE).unwrap_or_default().to_owned();
         let name = self.0.reference.to_string();
-        let body = answer.whole(LARGEST_MANIFEST, &name).await?;
+        let body = answer.whole(MAX_RESOLVED, &name).await?;
         let algorithm = expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
         let actual = digest(algorithm, &body);
         if let Some(expected) = expected.filter(|expected| *expected != actual) {
@@ -127,7 +125,7 @@ impl Repository {
     }
 
     fn descriptor(&self, answer: &Answer, digest: Digest, size: u64) -> Result<Descriptor, Error> {
-        if size > LARGEST_MANIFEST {
+        if size > MAX_RESOLVED {
             return Err(Error::TooLarge { size, what: self.0.reference.to_string() });
         }
         let media_type = header::media_type(answer.header(CONTENT_TYPE).unwrap_or_default());
