@@ -8,10 +8,10 @@
 //! next pull of the same blob.
 
 mod arrival;
-mod document;
 mod fetch;
 pub mod names;
 mod observer;
+mod remote;
 mod store;
 mod turns;
 mod walk;
@@ -23,21 +23,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use davit_types::{Descriptor, Digest, ErrorKind, Kind, Platform, Reference};
 
+use crate::manifest::{self, Entry};
 use fetch::Fetcher;
 pub(crate) use fetch::blocking;
 
 pub use arrival::{Arrival, Arriving, arrival};
-pub use document::{Child, children};
 pub use fetch::Shared;
 pub use observer::{Nobody, Observer};
 pub use store::{Failure, Ingest, Store};
 pub use turns::{Turn, Turns};
 
-/// The largest manifest, index or configuration that is read, in bytes.
-pub const DOCUMENT_LIMIT: u64 = 8 << 20;
-
 /// How deep indexes may be nested.
-const DEPTH_MAX: usize = 8;
+pub(crate) const DEPTH_MAX: usize = 8;
 
 /// What is still to come.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -54,15 +51,21 @@ pub trait Remote: Send + Sync {
     /// The bytes of a blob from offset `from` on.
     fn download<'a>(
         &'a self,
-        blob: &'a Descriptor,
+        blob: &'a Entry,
         from: u64,
     ) -> Pending<'a, Result<Box<dyn Download>, Failure>>;
+
+    /// Bytes from `sources` were wrong: others are asked first from now on.
+    fn distrust(&self, sources: &[String]);
 }
 
 /// A blob on its way here.
 pub trait Download: Send {
     /// The next bytes; `None` after the last.
     fn next(&mut self) -> Pending<'_, Result<Option<Bytes>, Failure>>;
+
+    /// Where they came from so far.
+    fn sources(&self) -> &[String];
 }
 
 /// Unpacks the layers of images.
@@ -94,25 +97,25 @@ pub struct Layers<'a> {
     pub config: Descriptor,
     /// The configuration itself.
     pub document: Vec<u8>,
-    children: Vec<Child>,
+    entries: Vec<Entry>,
 }
 
 impl Layers<'_> {
     /// Their descriptors, the lowest first.
     pub fn blobs(&self) -> impl ExactSizeIterator<Item = &Descriptor> {
-        self.children.iter().map(|child| &child.blob)
+        self.entries.iter().map(|entry| &entry.blob)
     }
 
-    /// Fetches layer `number`, for a reader that takes it as it arrives.
+    /// Fetches layer `number`, once, for a reader that takes it as it arrives.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when what an earlier pull had left was not good; it
-    /// is gone then, and trying again helps.
+    /// As [`Pull::run`]; of what [is damage](Error::is_damage) nothing is
+    /// left, and trying again can help.
     pub async fn fetch(&self, number: usize, arrival: Arrival) -> Result<(), Error> {
-        let Some(child) = self.children.get(number) else { return Ok(()) };
-        let reference = names::reference(&child.blob);
-        self.fetcher.fetch_to(&child.blob, &reference, child.data(), arrival).await?;
-        self.walk.note_source(&child.blob.digest).await
+        let Some(entry) = self.entries.get(number) else { return Ok(()) };
+        let reference = names::reference(&entry.blob);
+        self.fetcher.fetch_to(entry, &reference, arrival).await?;
+        self.walk.note_source(&entry.blob.digest).await
     }
 
     /// Fetches all of them, for nobody to read now.
@@ -120,7 +123,7 @@ impl Layers<'_> {
     /// # Errors
     /// As [`Pull::run`].
     pub async fn fetch_all(&self) -> Result<(), Error> {
-        self.walk.fetch_all(&self.children).await
+        self.walk.fetch_all(&self.entries).await
     }
 }
 
@@ -182,22 +185,14 @@ pub enum Error {
         #[source]
         source: Failure,
     },
-    /// What an earlier pull had left is not good, and was thrown away.
-    #[error("what was left of {reference:?} was damaged")]
-    Damaged {
-        /// The ingest.
-        reference: String,
-        /// How.
-        #[source]
-        source: Failure,
-    },
-    /// A document that is none.
-    #[error("{digest}: {reason}")]
+    /// A document that is none, or refers to too much.
+    #[error("{digest}")]
     Document {
         /// Which.
         digest: Digest,
         /// What is wrong with it.
-        reason: String,
+        #[source]
+        source: manifest::Error,
     },
     /// An index has nothing for the platform.
     #[error("no match for platform in manifest: not found")]
@@ -207,12 +202,28 @@ pub enum Error {
     Failed(#[from] Failure),
 }
 
+impl Error {
+    /// Whether what came was not what was promised.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Commit { source, .. } if source.kind() == ErrorKind::FailedPrecondition)
+    }
+
+    pub(crate) fn document(digest: &Digest, source: manifest::Error) -> Self {
+        Self::Document { digest: digest.clone(), source }
+    }
+
+    pub(crate) fn too_deep(digest: &Digest) -> Self {
+        let reason = format!("indexes nested more than {DEPTH_MAX} deep");
+        Self::document(digest, manifest::Error::Invalid(reason))
+    }
+}
+
 impl Kind for Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Schema1 | Self::Empty(_) | Self::Document { .. } => ErrorKind::InvalidArgument,
+            Self::Schema1 | Self::Empty(_) => ErrorKind::InvalidArgument,
             Self::NoMatch => ErrorKind::NotFound,
-            Self::Damaged { .. } => ErrorKind::DataLoss,
+            Self::Document { source, .. } => source.kind(),
             Self::Commit { source, .. } | Self::Failed(source) => source.kind(),
         }
     }

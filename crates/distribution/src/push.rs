@@ -6,7 +6,6 @@
 //! without what it refers to.
 
 use std::collections::HashSet;
-use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -14,11 +13,10 @@ use davit_types::{Descriptor, Digest, Labels, Reference};
 use futures::future::try_join_all;
 use tokio::sync::Semaphore;
 
+use crate::manifest::{Document, MAX_DOCUMENT};
 use crate::pull::names::{self, is_index, is_manifest};
-use crate::pull::{DOCUMENT_LIMIT, Error, Failure, Observer, Pending, children};
-
-/// How deep indexes may be nested.
-const DEPTH_MAX: usize = 8;
+use crate::pull::{DEPTH_MAX, Error, Failure, Observer, Pending};
+use crate::registry::BlobSource;
 
 /// Where blobs to be pushed are. Every method may block.
 pub trait Source: Send + Sync + 'static {
@@ -32,16 +30,7 @@ pub trait Source: Send + Sync + 'static {
     ///
     /// # Errors
     /// `NotFound` when it is not there.
-    fn blob(&self, blob: &Descriptor) -> Result<Arc<dyn Bytewise>, Failure>;
-}
-
-/// A blob that can be read from any offset, as often as need be.
-pub trait Bytewise: Send + Sync {
-    /// Begins to read at `offset`.
-    ///
-    /// # Errors
-    /// When it cannot be opened.
-    fn open(&self, offset: u64) -> io::Result<Box<dyn Read + Send>>;
+    fn blob(&self, blob: &Descriptor) -> Result<Arc<dyn BlobSource>, Failure>;
 }
 
 /// Where a push goes to: one repository.
@@ -55,7 +44,7 @@ pub trait Target: Send + Sync {
     fn push_blob<'a>(
         &'a self,
         blob: &'a Descriptor,
-        bytes: Arc<dyn Bytewise>,
+        bytes: Arc<dyn BlobSource>,
         mount_from: &'a [String],
         progress: &'a (dyn Fn(u64) + Send + Sync),
     ) -> Pending<'a, Result<bool, Failure>>;
@@ -142,19 +131,19 @@ impl Push {
                 return self.blob(blob, &inherited).await;
             }
             if depth >= DEPTH_MAX {
-                let reason = format!("indexes nested more than {DEPTH_MAX} deep");
-                return Err(Error::Document { digest: blob.digest.clone(), reason });
+                return Err(Error::too_deep(&blob.digest));
             }
             let bytes = self.read(&blob.digest).await?;
-            let list = children(blob, &bytes)?;
+            let document = Document::parse(&blob.media_type, &bytes)
+                .map_err(|source| Error::document(&blob.digest, source))?;
             let mut labels = self.labels(&blob.digest).await?;
             for (key, value) in names::sources(&inherited) {
                 labels.entry(key.clone()).or_insert_with(|| value.clone());
             }
             let parents = [reference];
-            let visits = list
-                .iter()
-                .map(|child| self.visit(&child.blob, &parents, labels.clone(), met, depth + 1));
+            let visits = document
+                .entries()
+                .map(|entry| self.visit(&entry.blob, &parents, labels.clone(), met, depth + 1));
             try_join_all(visits).await.map(drop)
         })
     }
@@ -211,7 +200,7 @@ impl Push {
 
     async fn read(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
         let (source, digest) = (Arc::clone(&self.source), digest.clone());
-        Ok(crate::pull::blocking(move || source.document(&digest, DOCUMENT_LIMIT)).await?)
+        Ok(crate::pull::blocking(move || source.document(&digest, MAX_DOCUMENT)).await?)
     }
 
     async fn labels(&self, digest: &Digest) -> Result<Labels, Error> {

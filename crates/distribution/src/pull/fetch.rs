@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use davit_types::{Descriptor, ErrorKind, Kind};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::arrival::{Arrival, arrival};
 use super::names::{is_index, is_manifest};
-use super::{DOCUMENT_LIMIT, Error, Failure, Ingest, Observer, Remote, Store, Turns};
+use super::{Download, Error, Failure, Ingest, Observer, Remote, Store, Turns};
+use crate::manifest::{Entry, MAX_DOCUMENT};
 
 /// Bytes of one blob that may be in memory, between the network and the disk.
 const WINDOW: usize = 1 << 20;
@@ -24,15 +25,14 @@ const STEP: u64 = 128 << 10;
 const LOCKED_MAX: Duration = Duration::from_secs(600);
 /// How long to wait before the ingest is tried again, at first and at most.
 const LOCKED_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
-/// How often a blob is fetched: again from its first byte when what an earlier
-/// pull had left of it was damaged.
+/// How often a blob is fetched: again, from its first byte, when it came
+/// damaged, or what an earlier pull had left of it was.
 const ATTEMPTS: usize = 2;
 
 /// Limits that the pulls of a program share. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Shared {
-    /// Downloads at a time; each pull has this limit once more of its own
-    /// ([`super::Settings::downloads`]).
+    /// Downloads at a time, if that is limited.
     pub downloads: Option<Arc<Semaphore>>,
     /// One fetch of each blob at a time.
     pub fetches: Turns,
@@ -52,59 +52,28 @@ pub(super) struct Fetcher {
     pub(super) shared: Shared,
 }
 
-/// How a try to fetch went.
-enum Tried {
-    /// It is in the store.
-    There,
-    /// What was resumed was damaged, and is gone now.
-    Damaged(Failure),
-}
-
 impl Fetcher {
-    /// Brings a blob into the store, unless it is there. `data` is what the
-    /// blob's descriptor brought along of it.
-    pub(super) async fn fetch(
-        &self,
-        blob: &Descriptor,
-        reference: &str,
-        data: Option<&[u8]>,
-    ) -> Result<(), Error> {
-        let mut damage = None;
-        for _ in 0..ATTEMPTS {
+    /// Brings a blob into the store, unless it is there.
+    pub(super) async fn fetch(&self, entry: &Entry, reference: &str) -> Result<(), Error> {
+        let mut attempt = 1;
+        loop {
             let (arrival, _) = arrival();
-            match self.fetch_once(blob, reference, data, arrival).await? {
-                Tried::There => return Ok(()),
-                Tried::Damaged(failure) => damage = Some(failure),
+            match self.fetch_to(entry, reference, arrival).await {
+                Err(error) if attempt < ATTEMPTS && error.is_damage() => attempt += 1,
+                other => return other,
             }
         }
-        Err(committing(reference, damage.unwrap_or_else(|| unknown(blob))))
     }
 
-    /// Like [`fetch`](Self::fetch), for a reader that takes the bytes as they
-    /// arrive. Damage that an earlier pull has left is an error here:
-    /// `DataLoss`, and trying again helps.
+    /// Like [`fetch`](Self::fetch), once, for a reader that takes the bytes as
+    /// they arrive.
     pub(super) async fn fetch_to(
         &self,
-        blob: &Descriptor,
+        entry: &Entry,
         reference: &str,
-        data: Option<&[u8]>,
         arrival: Arrival,
     ) -> Result<(), Error> {
-        match self.fetch_once(blob, reference, data, arrival).await? {
-            Tried::There => Ok(()),
-            Tried::Damaged(failure) => {
-                Err(Error::Damaged { reference: reference.to_owned(), source: failure })
-            }
-        }
-    }
-
-    async fn fetch_once(
-        &self,
-        blob: &Descriptor,
-        reference: &str,
-        data: Option<&[u8]>,
-        arrival: Arrival,
-    ) -> Result<Tried, Error> {
+        let blob = &entry.blob;
         if blob.size == 0 {
             return Err(Error::Empty(blob.digest.clone()));
         }
@@ -117,39 +86,41 @@ impl Fetcher {
         let resumed = ingest.offset();
         let file = ingest.file()?;
         arrival.begin(file, resumed);
+        let mut sources = Vec::new();
         let ingest = if resumed == blob.size {
             ingest
-        } else if let Some(data) = data.filter(|data| data.len() as u64 == blob.size) {
+        } else if let Some(data) = &entry.data {
             append(ingest, Bytes::copy_from_slice(data)).await?
         } else if is_index(&blob.media_type) || is_manifest(&blob.media_type) {
-            append(ingest, self.remote.document(blob, DOCUMENT_LIMIT).await?).await?
+            append(ingest, self.remote.document(blob, MAX_DOCUMENT).await?).await?
         } else {
-            self.download(blob, ingest, &arrival).await?
+            self.download(entry, ingest, &arrival, &mut sources).await?
         };
         arrival.advance(ingest.offset());
         let wanted = blob.clone();
-        match blocking(move || ingest.commit(wanted.size, &wanted.digest)).await {
-            Ok(()) => {}
-            Err(failure) if failure.kind() == ErrorKind::FailedPrecondition && resumed > 0 => {
-                return Ok(Tried::Damaged(failure));
+        let committed = blocking(move || ingest.commit(wanted.size, &wanted.digest)).await;
+        if let Err(source) = committed {
+            let error = Error::Commit { reference: reference.to_owned(), source };
+            if error.is_damage() {
+                self.remote.distrust(&sources);
             }
-            Err(failure) => return Err(committing(reference, failure)),
+            return Err(error);
         }
         arrival.finish();
         match resumed == blob.size {
             true => self.observer.exists(blob),
             false => self.observer.complete(blob),
         }
-        Ok(Tried::There)
+        Ok(())
     }
 
-    async fn found(&self, blob: &Descriptor, arrival: Arrival) -> Result<Tried, Error> {
+    async fn found(&self, blob: &Descriptor, arrival: Arrival) -> Result<(), Error> {
         let (store, digest) = (Arc::clone(&self.store), blob.digest.clone());
         let file = blocking(move || store.open(&digest)).await?;
         arrival.begin(file, blob.size);
         arrival.finish();
         self.observer.exists(blob);
-        Ok(Tried::There)
+        Ok(())
     }
 
     /// Opens the ingest; waits while somebody who does not take turns with us
@@ -181,52 +152,56 @@ impl Fetcher {
     /// when this is dropped, until it has stored what it was given.
     async fn download(
         &self,
-        blob: &Descriptor,
+        entry: &Entry,
         ingest: Box<dyn Ingest>,
         arrival: &Arrival,
+        sources: &mut Vec<String>,
     ) -> Result<Box<dyn Ingest>, Error> {
         let _place = match &self.shared.downloads {
             Some(places) => Some(Arc::clone(places).acquire_owned().await),
             None => None,
         };
-        let mut download = self.remote.download(blob, ingest.offset()).await?;
+        let download = self.remote.download(entry, ingest.offset()).await?;
         let (sender, receiver) = mpsc::channel(PIECES_MAX);
-        let (told, mut stored) = tokio::sync::watch::channel(ingest.offset());
+        let (told, mut stored) = watch::channel(ingest.offset());
         let storing = tokio::task::spawn_blocking(move || keep(ingest, receiver, &told));
-        let coming = async {
-            let window = Arc::new(Semaphore::new(WINDOW));
-            while let Some(bytes) = download.next().await? {
-                let size = u32::try_from(bytes.len().clamp(1, WINDOW)).unwrap_or(1);
-                let share = Arc::clone(&window).acquire_many_owned(size).await;
-                let share = share.expect("the window is never closed");
-                // Nobody takes it when it could not be stored; that is told
-                // by the thread.
-                if sender.send(Piece { bytes, _share: share }).await.is_err() {
-                    break;
-                }
-            }
-            drop(sender);
-            Ok::<_, Failure>(())
-        };
         let telling = async {
             while stored.changed().await.is_ok() {
                 let offset = *stored.borrow_and_update();
                 arrival.advance(offset);
-                self.observer.offset(blob, offset);
+                self.observer.offset(&entry.blob, offset);
             }
         };
-        let (came, ()) = tokio::join!(coming, telling);
+        let (came, ()) = tokio::join!(take_in(download, sender), telling);
         let ingest = storing.await.map_err(|_| panicked())??;
-        came?;
+        *sources = came?;
         Ok(ingest)
     }
+}
+
+/// Hands on what comes, as far as there is room, and says where it came from.
+/// Nobody takes it when it could not be stored; who stores it will say so.
+async fn take_in(
+    mut download: Box<dyn Download>,
+    sender: mpsc::Sender<Piece>,
+) -> Result<Vec<String>, Failure> {
+    let window = Arc::new(Semaphore::new(WINDOW));
+    while let Some(bytes) = download.next().await? {
+        let size = u32::try_from(bytes.len().clamp(1, WINDOW)).unwrap_or(1);
+        let share = Arc::clone(&window).acquire_many_owned(size).await;
+        let share = share.expect("the window is never closed");
+        if sender.send(Piece { bytes, _share: share }).await.is_err() {
+            break;
+        }
+    }
+    Ok(download.sources().to_vec())
 }
 
 /// Stores what comes, and tells how far it is.
 fn keep(
     mut ingest: Box<dyn Ingest>,
     mut pieces: mpsc::Receiver<Piece>,
-    told: &tokio::sync::watch::Sender<u64>,
+    told: &watch::Sender<u64>,
 ) -> Result<Box<dyn Ingest>, Failure> {
     while let Some(piece) = pieces.blocking_recv() {
         ingest.write(&piece.bytes)?;
@@ -245,14 +220,6 @@ async fn append(mut ingest: Box<dyn Ingest>, whole: Bytes) -> Result<Box<dyn Ing
         Ok(ingest)
     })
     .await
-}
-
-fn committing(reference: &str, source: Failure) -> Error {
-    Error::Commit { reference: reference.to_owned(), source }
-}
-
-fn unknown(blob: &Descriptor) -> Failure {
-    Failure::new(ErrorKind::DataLoss, format!("{} arrived damaged", blob.digest))
 }
 
 /// Runs what blocks.

@@ -6,7 +6,8 @@ use futures::future::try_join_all;
 
 use super::fetch::{Fetcher, blocking};
 use super::names::{self, is_config, is_index, is_layer, is_manifest};
-use super::{Child, DEPTH_MAX, DOCUMENT_LIMIT, Error, Layers, Pending, Pull, children};
+use super::{DEPTH_MAX, Error, Layers, Pending, Pull};
+use crate::manifest::{Document, Entry, MAX_DOCUMENT};
 
 /// A walk through one image.
 pub(super) struct Walk<'a> {
@@ -17,7 +18,7 @@ pub(super) struct Walk<'a> {
 
 /// A blob to be visited.
 struct Node<'a> {
-    child: &'a Child,
+    child: &'a Entry,
     /// What it is a part of, as reports name that.
     parents: &'a [String],
     depth: usize,
@@ -33,7 +34,8 @@ impl<'a> Walk<'a> {
     }
 
     pub(super) async fn visit(&self, root: &Descriptor, name: &str) -> Result<(), Error> {
-        let child = Child::root(root.clone());
+        let (platform, artifact_type, urls, data) = (None, None, Vec::new(), None);
+        let child = Entry { blob: root.clone(), platform, artifact_type, urls, data };
         let parents = [name.to_owned()];
         self.node(Node { child: &child, parents: &parents, depth: 0 }).await
     }
@@ -45,13 +47,12 @@ impl<'a> Walk<'a> {
             let blob = &child.blob;
             let reference = names::reference(blob);
             self.pull.observer.added(&reference, blob, parents);
-            self.fetcher.fetch(blob, &reference, child.data()).await?;
+            self.fetcher.fetch(child, &reference).await?;
             if !is_index(&blob.media_type) && !is_manifest(&blob.media_type) {
                 return self.note_source(&blob.digest).await;
             }
             if depth >= DEPTH_MAX {
-                let reason = format!("indexes nested more than {DEPTH_MAX} deep");
-                return Err(Error::Document { digest: blob.digest.clone(), reason });
+                return Err(Error::too_deep(&blob.digest));
             }
             let all = self.children_of(blob).await?;
             self.note_source(&blob.digest).await?;
@@ -64,7 +65,7 @@ impl<'a> Walk<'a> {
         })
     }
 
-    async fn all(&self, list: &[Child], parents: &[String], depth: usize) -> Result<(), Error> {
+    async fn all(&self, list: &[Entry], parents: &[String], depth: usize) -> Result<(), Error> {
         let nodes = list.iter().map(|child| self.node(Node { child, parents, depth }));
         try_join_all(nodes).await.map(drop)
     }
@@ -73,7 +74,7 @@ impl<'a> Walk<'a> {
     /// who unpacks them, if anybody does.
     async fn manifest(
         &self,
-        list: Vec<Child>,
+        list: Vec<Entry>,
         parents: &[String],
         depth: usize,
     ) -> Result<(), Error> {
@@ -93,23 +94,25 @@ impl<'a> Walk<'a> {
         let document = self.read(&config.blob.digest).await?;
         let config = config.blob.clone();
         let layers =
-            Layers { fetcher: self.fetcher, walk: self, config, document, children: layers };
+            Layers { fetcher: self.fetcher, walk: self, config, document, entries: layers };
         unpack.unpack(&layers).await
     }
 
-    pub(super) async fn fetch_all(&self, list: &[Child]) -> Result<(), Error> {
+    pub(super) async fn fetch_all(&self, list: &[Entry]) -> Result<(), Error> {
         let fetches = list.iter().map(async |child| {
             let reference = names::reference(&child.blob);
-            self.fetcher.fetch(&child.blob, &reference, child.data()).await?;
+            self.fetcher.fetch(child, &reference).await?;
             self.note_source(&child.blob.digest).await
         });
         try_join_all(fetches).await.map(drop)
     }
 
     /// What a document refers to, which it is labelled with.
-    async fn children_of(&self, blob: &Descriptor) -> Result<Vec<Child>, Error> {
+    async fn children_of(&self, blob: &Descriptor) -> Result<Vec<Entry>, Error> {
         let bytes = self.read(&blob.digest).await?;
-        let list = children(blob, &bytes)?;
+        let document = Document::parse(&blob.media_type, &bytes)
+            .map_err(|source| Error::document(&blob.digest, source))?;
+        let list: Vec<Entry> = document.entries().cloned().collect();
         let labels = names::child_labels(list.iter().map(|child| &child.blob));
         if !labels.is_empty() {
             let (store, digest) = (self.pull.store.clone(), blob.digest.clone());
@@ -120,13 +123,13 @@ impl<'a> Walk<'a> {
 
     async fn read(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
         let (store, digest) = (self.pull.store.clone(), digest.clone());
-        Ok(blocking(move || store.document(&digest, DOCUMENT_LIMIT)).await?)
+        Ok(blocking(move || store.document(&digest, MAX_DOCUMENT)).await?)
     }
 
     /// Those of a document's children that are to be fetched.
-    fn wanted(&self, document: &Child, mut list: Vec<Child>) -> Result<Vec<Child>, Error> {
+    fn wanted(&self, document: &Entry, mut list: Vec<Entry>) -> Result<Vec<Entry>, Error> {
         let wanted = &self.pull.wanted;
-        let meant = |child: &Child| {
+        let meant = |child: &Entry| {
             child.platform.as_ref().is_none_or(|platform| self.matcher.matches(platform))
         };
         if !wanted.all_metadata {
@@ -135,7 +138,7 @@ impl<'a> Walk<'a> {
             list.retain(|child| is_config(&child.blob.media_type));
         }
         if wanted.manifest_limit > 0 && is_index(&document.blob.media_type) {
-            let rank = |child: &Child| {
+            let rank = |child: &Entry| {
                 child.platform.as_ref().map_or(usize::MAX, |platform| self.matcher.rank(platform))
             };
             list.sort_by_key(rank);
