@@ -18,6 +18,8 @@ use crate::{ContentStore, Index, Result, Snapshotter, content, digests};
 mod explain;
 mod graph;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 use graph::Graph;
 use sweep::{Sweep, Victim};

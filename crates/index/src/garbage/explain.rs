@@ -188,6 +188,11 @@ fn by(connection: &Connection, holder: &Named, held: &Named) -> Result<String> {
         Some("label") => format!("label {}", label(holder, held, Via::Label)?),
         Some("flat") => "held by the flat lease".into(),
         Some(_) => "held by the lease".into(),
-        None => format!("its own label {}", label(held, holder, Via::Back)?),
+        None => match label(held, holder, Via::Back)? {
+            label if label.is_empty() => {
+                "its own label about something that both name and that is not there".into()
+            }
+            label => format!("its own label {label}"),
+        },
     })
 }

@@ -71,6 +71,22 @@ const NODES: &str = "
     SELECT id, root, expires, kind = 'ingest' FROM objects
     WHERE ?1 IS NULL OR namespace = ?1 ORDER BY id";
 
+/// References to what does not exist, and what is attached to that by a back
+/// reference: it is held as if the thing in between were there.
+const ACROSS: &str = "
+    SELECT r.source, b.source
+    FROM refs r
+    CROSS JOIN refs b INDEXED BY refs_back
+        ON b.kind = r.kind AND b.key = r.key AND b.via = 'back'
+    CROSS JOIN objects rs ON rs.id = r.source
+    CROSS JOIN objects bs ON bs.id = b.source AND bs.namespace = rs.namespace
+    WHERE r.via NOT IN ('back', 'flat') AND (?1 IS NULL OR rs.namespace = ?1)
+        AND NOT EXISTS (SELECT 1 FROM objects t
+            WHERE t.namespace = rs.namespace AND t.kind = r.kind AND t.key = r.key)";
+
+const HAS_BACK_REFERENCES: &str =
+    "SELECT EXISTS (SELECT 1 FROM refs INDEXED BY refs_back WHERE via = 'back')";
+
 impl Graph {
     /// Reads it, of one namespace or of all. References never leave theirs.
     pub(super) fn load(connection: &Connection, of: Option<&Namespace>) -> Result<Self> {
@@ -91,8 +107,23 @@ impl Graph {
             let via = row.get_ref(2)?.as_str().unwrap_or_default();
             graph.edges.push(graph.edge(source, target, via));
         }
+        // Nearly nobody has any.
+        if connection.prepare_cached(HAS_BACK_REFERENCES)?.query_row([], |row| row.get(0))? {
+            graph.load_across(connection, of)?;
+        }
         graph.edges.sort_unstable_by_key(|edge| edge.from);
         Ok(graph)
+    }
+
+    fn load_across(&mut self, connection: &Connection, of: Option<&str>) -> Result<()> {
+        let mut statement = connection.prepare_cached(ACROSS)?;
+        let mut rows = statement.query(params![of])?;
+        while let Some(row) = rows.next()? {
+            let (from, to) = (self.find(row.get(0)?), self.find(row.get(1)?));
+            let (Some(from), Some(to)) = (from, to) else { continue };
+            self.edges.push(Edge { from, to, reach: Reach::Far });
+        }
+        Ok(())
     }
 
     fn edge(&self, source: u32, target: u32, via: &str) -> Edge {

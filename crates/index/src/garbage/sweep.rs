@@ -28,8 +28,9 @@ use crate::Result;
 
 /// How long a batch goes on removing rows.
 const BATCH_TIME: Duration = Duration::from_millis(3);
-/// How many rows a batch removes at most.
-const BATCH_ROWS: usize = 128;
+/// How many rows a batch removes at most; few in tests, which look at what
+/// happens between batches.
+const BATCH_ROWS: usize = if cfg!(test) { 3 } else { 128 };
 /// How many things a batch reprieves at most; it removes nothing while there
 /// are more.
 const REPRIEVES: u32 = 256;
@@ -62,6 +63,9 @@ BEGIN
         SELECT t.id FROM objects s CROSS JOIN objects t
             ON t.namespace = s.namespace AND t.kind = NEW.kind AND t.key = NEW.key
         WHERE s.id = NEW.source AND NEW.via <> 'back';
+    INSERT OR IGNORE INTO noted
+        SELECT b.source FROM refs b
+        WHERE b.kind = NEW.kind AND b.key = NEW.key AND b.via = 'back' AND NEW.via <> 'back';
 END;
 ";
 
@@ -177,7 +181,8 @@ impl Sweep {
     }
 }
 
-/// Everything that a thing leads to, by whatever reference.
+/// Everything that a thing leads to, by whatever reference; rather too much
+/// than too little.
 fn led_to(connection: &Connection, id: i64) -> Result<Vec<i64>> {
     let mut statement = connection.prepare_cached(
         "SELECT t.id FROM objects s
@@ -189,7 +194,13 @@ fn led_to(connection: &Connection, id: i64) -> Result<Vec<i64>> {
          CROSS JOIN refs r INDEXED BY refs_back
              ON r.kind = t.kind AND r.key = t.key AND r.via = 'back'
          CROSS JOIN objects s ON s.id = r.source AND s.namespace = t.namespace
-         WHERE t.id = ?1",
+         WHERE t.id = ?1
+         UNION ALL
+         SELECT s.id FROM refs r
+         CROSS JOIN refs b INDEXED BY refs_back
+             ON b.kind = r.kind AND b.key = r.key AND b.via = 'back'
+         CROSS JOIN objects s ON s.id = b.source
+         WHERE r.source = ?1 AND r.via <> 'back'",
     )?;
     let ids = statement.query_map([id], |row| row.get(0))?;
     Ok(ids.collect::<rusqlite::Result<_>>()?)
