@@ -25,8 +25,17 @@ pub enum Error {
     /// A mapping label that is not `container:host:length,…`.
     #[error("failed to unmarshal snapshot ID mapped labels: {0}: invalid argument")]
     InvalidMapping(String),
-    /// Something is mounted in a directory and cannot be unmounted.
-    #[error("unmount what is in {}", path.display())]
+    /// What was written could not be made a layer.
+    #[error("convert {}: {reason}", path.display())]
+    Convert {
+        /// What was written.
+        path: PathBuf,
+        /// What the program said.
+        reason: String,
+    },
+    /// A directory could not be mounted over, or what is mounted there not be
+    /// unmounted.
+    #[error("change what is mounted in {}", path.display())]
     Mount {
         /// The directory.
         path: PathBuf,
@@ -62,6 +71,7 @@ impl Kind for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Unsupported { .. } | Self::Skipped(_) => ErrorKind::Unimplemented,
+            Self::Convert { .. } => ErrorKind::Unknown,
             Self::InvalidMapping(_) => ErrorKind::InvalidArgument,
             Self::Mount { source, .. } => source.kind(),
             Self::Io { source, .. } => ErrorKind::of_io(source),

@@ -10,8 +10,10 @@ mod btrfs;
 pub mod conformance;
 mod copy;
 mod dirs;
+mod erofs;
 mod error;
 mod idmap;
+mod mkfs;
 mod native;
 mod overlay;
 mod probe;
@@ -19,6 +21,7 @@ mod subvolumes;
 mod tree;
 
 pub use btrfs::Btrfs;
+pub use erofs::{Erofs, ErofsConfig};
 pub use error::Error;
 pub use native::Native;
 pub use overlay::{Overlay, OverlayConfig};
@@ -74,7 +77,7 @@ pub trait Backend: Send + Sync {
         labels: &Labels,
     ) -> Result<(), Error>;
 
-    /// What to mount to see the snapshot. Touches no disk.
+    /// What to mount to see the snapshot. Writes nothing to disk.
     fn mounts(
         &self,
         id: SnapshotId,

@@ -79,28 +79,31 @@ impl Overlay {
     fn upper(&self, id: SnapshotId) -> PathBuf {
         self.dirs.path(id).join("fs")
     }
+}
 
-    /// Whom the root directory belongs to: root of the container, or else
-    /// whomever the parent's belongs to.
-    fn owner(&self, parents: &[SnapshotId], labels: &Labels) -> Result<Option<(u32, u32)>, Error> {
-        if let Some(owner) = idmap::root_of(labels)? {
-            return Ok(Some(owner));
-        }
-        let Some(&parent) = parents.first() else { return Ok(None) };
-        let path = self.upper(parent);
-        let meta = fs::symlink_metadata(&path).map_err(Error::io("stat parent", &path))?;
-        Ok(Some((meta.uid(), meta.gid())))
+/// Whom the root directory of a snapshot belongs to: root of the container,
+/// or else whomever the parent's directory belongs to.
+pub(crate) fn owner_of(
+    labels: &Labels,
+    parent: Option<&Path>,
+) -> Result<Option<(u32, u32)>, Error> {
+    if let Some(owner) = idmap::root_of(labels)? {
+        return Ok(Some(owner));
     }
+    let Some(path) = parent else { return Ok(None) };
+    let meta = fs::symlink_metadata(path).map_err(Error::io("stat parent", path))?;
+    Ok(Some((meta.uid(), meta.gid())))
+}
 
-    fn mapping_options(&self, labels: &Labels) -> Vec<String> {
-        if !self.remaps {
-            return Vec::new();
-        }
-        [("uidmap", LABEL_UID_MAPPING), ("gidmap", LABEL_GID_MAPPING)]
-            .into_iter()
-            .filter_map(|(option, label)| Some(format!("{option}={}", labels.get(label)?)))
-            .collect()
+/// The options by which a mount maps owners, where it can.
+pub(crate) fn mapping_options(remaps: bool, labels: &Labels) -> Vec<String> {
+    if !remaps {
+        return Vec::new();
     }
+    [("uidmap", LABEL_UID_MAPPING), ("gidmap", LABEL_GID_MAPPING)]
+        .into_iter()
+        .filter_map(|(option, label)| Some(format!("{option}={}", labels.get(label)?)))
+        .collect()
 }
 
 fn mount_options(config: &OverlayConfig, features: Features) -> Vec<String> {
@@ -129,7 +132,8 @@ impl Backend for Overlay {
         parents: &[SnapshotId],
         labels: &Labels,
     ) -> Result<(), Error> {
-        let owner = self.owner(parents, labels)?;
+        let parent = parents.first().map(|&parent| self.upper(parent));
+        let owner = owner_of(labels, parent.as_deref())?;
         self.dirs.create(id, |part| {
             let upper = part.join("fs");
             make_dir_with_mode(&upper, 0o755)?;
@@ -152,7 +156,7 @@ impl Backend for Overlay {
         parents: &[SnapshotId],
         labels: &Labels,
     ) -> Result<Vec<Mount>, Error> {
-        let mut options = self.mapping_options(labels);
+        let mut options = mapping_options(self.remaps, labels);
         let writable = kind == SnapshotKind::Active;
         // An overlay needs two layers; fewer are bound.
         let single = match parents {

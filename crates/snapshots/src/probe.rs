@@ -96,6 +96,19 @@ pub(crate) fn overlay(root: &Path) -> Result<Features, Error> {
     })
 }
 
+/// Finds out by trying whether the kernel can check the files below `root`.
+pub(crate) fn fsverity(root: &Path) -> Result<(), Error> {
+    let path = root.join(format!("probe-{}", std::process::id()));
+    let made = fs::write(&path, "x").and_then(|()| fs::File::open(&path));
+    let tried = made.and_then(|file| davit_sys::integrity::enable_verity(&file));
+    let removed = fs::remove_file(&path);
+    tried.map_err(|error| Error::Unsupported {
+        path: root.to_owned(),
+        why: format!("fsverity is not supported on this filesystem: {error}"),
+    })?;
+    removed.map_err(Error::io("remove", &path))
+}
+
 /// Whether directories say what their entries are; overlayfs hides its
 /// whiteouts by that.
 fn supports_d_type(dir: &Path) -> Result<bool, Error> {

@@ -146,6 +146,11 @@ pub(crate) fn remove(parent: impl AsFd, name: &CString) -> io::Result<()> {
     }
 }
 
+/// Removes `name` of the directory `dir`, whatever it is.
+pub(crate) fn remove_any(dir: impl AsFd, name: &CString) -> io::Result<()> {
+    if unlink(&dir, name)? { Ok(()) } else { remove(dir, name) }
+}
+
 /// Empties `top`, except for what had to be moved up from the depth.
 fn empty(top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
     let mut stack = vec![(names(top)?, top.try_clone()?, None::<CString>)];

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use davit_snapshots::SnapshotKind::{Active, View};
 use davit_snapshots::{
-    Backend, LABEL_GID_MAPPING, LABEL_UID_MAPPING, Native, Overlay, OverlayConfig, conformance,
+    Backend, Erofs, ErofsConfig, LABEL_GID_MAPPING, LABEL_UID_MAPPING, Native, Overlay,
+    OverlayConfig, conformance,
 };
 use davit_types::{ErrorKind, Kind, Labels, Mount};
 
@@ -218,4 +219,80 @@ fn the_upper_directory_is_told_on_request() {
     let expected = dir.path().join("snapshots/5/fs").display().to_string();
     assert_eq!(with["containerd.io/snapshot/overlay.upperdir"], expected);
     assert!(overlay(dir.path()).labels(5).is_empty());
+}
+
+fn erofs(root: &Path, config: ErofsConfig) -> Erofs {
+    Erofs::open(root, config).unwrap()
+}
+
+#[test]
+fn erofs_keeps_its_promises() {
+    let dir = tempfile::tempdir().unwrap();
+    conformance::run(dir.path(), |root| Box::new(erofs(root, ErofsConfig::default())));
+}
+
+#[test]
+fn erofs_mounts_are_containerds() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = ErofsConfig { mount_options: vec!["index=off".into()], ..Default::default() };
+    let erofs = erofs(dir.path(), config);
+    for id in [1, 2] {
+        let parents: &[u64] = if id == 1 { &[] } else { &[1] };
+        erofs.create(id, Active, parents, &Labels::new()).unwrap();
+        erofs.commit(id).unwrap();
+    }
+    for (id, kind, parents, expected) in [
+        (3, Active, &[][..], "bind R/snapshots/3/fs rw,rbind"),
+        (3, View, &[], "bind R/snapshots/3/fs ro,rbind"),
+        (3, View, &[1], "erofs R/snapshots/1/layer.erofs ro,loop"),
+        (
+            3,
+            Active,
+            &[1],
+            "overlay overlay workdir=R/snapshots/3/work,upperdir=R/snapshots/3/fs,\
+             lowerdir=R/snapshots/1/fs,index=off",
+        ),
+        (3, View, &[2, 1], "overlay overlay lowerdir=R/snapshots/2/fs:R/snapshots/1/fs,index=off"),
+    ] {
+        let mounts = erofs.mounts(id, kind, parents, &Labels::new()).unwrap();
+        assert_eq!(text(&mounts, dir.path()), expected);
+    }
+    erofs.remove(2).unwrap();
+    erofs.remove(1).unwrap();
+    assert_eq!(fs::read_dir(dir.path().join("snapshots")).unwrap().count(), 0);
+}
+
+#[test]
+fn immutable_layers_can_be_removed_by_their_snapshotter_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let erofs = erofs(dir.path(), ErofsConfig { immutable: true, ..Default::default() });
+    erofs.create(1, Active, &[], &Labels::new()).unwrap();
+    fs::write(dir.path().join("snapshots/1/fs/file"), "x").unwrap();
+    let usage = erofs.commit(1).unwrap();
+    assert_eq!(usage.inodes, 1);
+    assert_eq!(erofs.commit(1).unwrap(), usage, "once more changes nothing");
+    let layer = dir.path().join("snapshots/1/layer.erofs");
+    // On tmpfs there is no such flag.
+    let protected = fs::OpenOptions::new().write(true).open(&layer).is_err();
+    assert!(protected || rustix::fs::statfs(&layer).unwrap().f_type == 0x0102_1994);
+    erofs.remove(1).unwrap();
+    assert!(!layer.exists());
+}
+
+#[test]
+fn files_that_cannot_be_checked_are_refused_when_they_are_to_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = ErofsConfig { fsverity: true, ..Default::default() };
+    match Erofs::open(dir.path(), config) {
+        Err(error) => {
+            assert!(error.to_string().contains("fsverity is not supported"), "{error}");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "the probe is gone");
+        }
+        Ok(erofs) => {
+            erofs.create(1, Active, &[], &Labels::new()).unwrap();
+            erofs.commit(1).unwrap();
+            let layer = fs::File::open(dir.path().join("snapshots/1/layer.erofs")).unwrap();
+            assert!(davit_sys::integrity::verity_digest(&layer).unwrap().is_some());
+        }
+    }
 }
