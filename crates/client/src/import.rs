@@ -38,8 +38,9 @@ pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
+const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 
 /// An image that an archive held.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,8 +67,29 @@ pub struct Options {
 struct Met {
     /// JSON documents by their path.
     documents: BTreeMap<String, Vec<u8>>,
-    /// Every file's digest and size by its path.
-    files: BTreeMap<String, (Digest, u64)>,
+    /// Every file by its path.
+    files: BTreeMap<String, File>,
+    /// Where symbolic links lead, by their paths: `docker save` writes them for
+    /// layers that several images have.
+    links: BTreeMap<String, String>,
+}
+
+/// A file of the archive.
+#[derive(Clone, Debug)]
+struct File {
+    digest: Digest,
+    size: u64,
+    /// Whether it begins as what gzip or zstd write.
+    compressed: bool,
+}
+
+impl Met {
+    /// The file that `manifest.json` means by `path`.
+    fn file(&self, path: &str) -> Result<&File, Error> {
+        let found = self.files.get(path);
+        let found = found.or_else(|| self.files.get(self.links.get(path)?));
+        found.ok_or_else(|| Error::invalid(path, "manifest.json refers to it, but it is not there"))
+    }
 }
 
 /// Imports every image of an archive. `name` names the image of an archive
@@ -131,19 +153,25 @@ fn store(client: &Client, handle: &Handle, archive: impl Read) -> Result<Met, Er
             return Err(Error::invalid("archive", format!("more than {ENTRY_LIMIT} entries")));
         }
         let mut entry = entry.map_err(invalid)?;
+        let path = entry.path().map_err(invalid)?.to_string_lossy().into_owned();
+        let path = path.trim_start_matches("./").to_owned();
+        if entry.header().entry_type().is_symlink() {
+            let target = entry.link_name().map_err(invalid)?.unwrap_or_default();
+            met.links.insert(path.clone(), beside(&path, &target.to_string_lossy()));
+        }
         if !entry.header().entry_type().is_file() {
             continue;
         }
-        let path = entry.path().map_err(invalid)?.to_string_lossy().into_owned();
-        let path = path.trim_start_matches("./").to_owned();
         let size = entry.size();
-        let digest = if is_top_level(&path) {
-            document(&mut entry, &path, size, &mut met)?
+        let (digest, compressed) = if is_top_level(&path) {
+            (document(&mut entry, &path, size, &mut met)?, false)
         } else {
-            blob(client, handle, &mut entry, &path, size, &mut met)?
+            let mut entry = BufReader::with_capacity(1 << 17, entry);
+            let compressed = is_compressed(entry.fill_buf().map_err(invalid)?);
+            (blob(client, handle, &mut entry, &path, size, &mut met)?, compressed)
         };
         check_path(&path, &digest)?;
-        met.files.insert(path, (digest, size));
+        met.files.insert(path, File { digest, size, compressed });
     }
     let padding = &mut tar.into_inner().take(PADDING_LIMIT);
     io::copy(padding, &mut io::sink()).map_err(invalid)?;
@@ -211,6 +239,20 @@ fn blob(
     Ok(digest)
 }
 
+/// The path that a symbolic link at `path` leads to.
+fn beside(path: &str, target: &str) -> String {
+    let mut parts: Vec<&str> = path.split('/').collect();
+    parts.pop();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
 /// Whether a file describes the archive instead of being part of an image.
 fn is_top_level(path: &str) -> bool {
     ["oci-layout", "index.json", "manifest.json", "repositories"].contains(&path)
@@ -232,6 +274,11 @@ fn digest_of(bytes: &[u8]) -> Digest {
 
 fn as_digest(hash: Sha256) -> Digest {
     Digest::of_sum(Algorithm::Sha256, &hash.finalize())
+}
+
+/// Whether these are the first bytes of what gzip or zstd write.
+fn is_compressed(start: &[u8]) -> bool {
+    start.starts_with(&[0x1f, 0x8b, 0x08]) || start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
 }
 
 fn decompress<'a>(mut stream: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
@@ -339,35 +386,22 @@ async fn of_layout(client: &Client, met: &Met, index: &[u8]) -> Result<Vec<Found
     Ok(found)
 }
 
-/// The images of `docker save`'s own format; manifests are made for them.
+/// The images of `docker save`'s own format; manifests are made for them, with
+/// docker's media types and byte for byte as containerd makes them
+/// (`core/images/archive`, `ImportIndex`).
 async fn of_docker(client: &Client, met: &Met, manifest: &[u8]) -> Result<Vec<Found>, Error> {
     let list = parse("manifest.json", manifest)?;
     let mut found = Vec::new();
     for image in list.as_array().into_iter().flatten() {
-        let file = |path: &str, kind: &str| {
-            let (digest, size) = met.files.get(path).ok_or_else(|| {
-                Error::invalid(path, "manifest.json refers to it, but it is not there")
-            })?;
-            Ok::<_, Error>(
-                serde_json::json!({"mediaType": kind, "digest": digest.as_str(), "size": size}),
-            )
-        };
-        let config = file(image["Config"].as_str().unwrap_or_default(), CONFIG)?;
-        let layers = image["Layers"].as_array().into_iter().flatten();
-        let layers = layers.map(|path| file(path.as_str().unwrap_or_default(), LAYER));
-        let layers = layers.collect::<Result<Vec<_>, _>>()?;
-        let document = serde_json::json!({
-            "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers,
-        });
-        let bytes = document.to_string().into_bytes();
+        let bytes = docker_manifest(met, image)?.into_bytes();
         let digest = digest_of(&bytes);
         let target = Descriptor {
-            media_type: MANIFEST.into(),
+            media_type: DOCKER_MANIFEST.into(),
             digest: digest.to_string(),
             size: bytes.len() as i64,
             ..Default::default()
         };
-        let labels = references(&document);
+        let labels = references(&parse("manifest.json", &bytes)?);
         content::write_whole(client, bytes, &digest, &labels).await?;
         let tags = image["RepoTags"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let before = found.len();
@@ -381,6 +415,29 @@ async fn of_docker(client: &Client, met: &Met, manifest: &[u8]) -> Result<Vec<Fo
         }
     }
     Ok(found)
+}
+
+/// A manifest for one entry of `manifest.json`.
+fn docker_manifest(met: &Met, image: &Value) -> Result<String, Error> {
+    let entry = |path: &Value, kind: &dyn Fn(&File) -> &'static str| {
+        let file = met.file(path.as_str().unwrap_or_default())?;
+        // Nothing in these has to be escaped.
+        let (digest, size) = (&file.digest, file.size);
+        Ok::<_, Error>(format!(
+            r#"{{"mediaType":"{}","digest":"{digest}","size":{size}}}"#,
+            kind(file)
+        ))
+    };
+    let config = entry(&image["Config"], &|_| DOCKER_CONFIG)?;
+    // containerd takes everything that is compressed for gzip's; who unpacks
+    // looks at the bytes.
+    let kind = |file: &File| if file.compressed { DOCKER_LAYER_GZIP } else { DOCKER_LAYER };
+    let layers = image["Layers"].as_array().into_iter().flatten();
+    let layers = layers.map(|path| entry(path, &kind)).collect::<Result<Vec<_>, _>>()?;
+    Ok(format!(
+        r#"{{"schemaVersion":2,"mediaType":"{DOCKER_MANIFEST}","config":{config},"layers":[{}]}}"#,
+        layers.join(",")
+    ))
 }
 
 pub(crate) fn descriptor(subject: &str, value: &Value) -> Result<Descriptor, Error> {
@@ -400,13 +457,13 @@ async fn label_tree(client: &Client, met: &Met, root: &Descriptor) -> Result<(),
     let mut open = vec![root.clone()];
     while let Some(node) = open.pop() {
         let path = format!("blobs/{}", node.digest.replace(':', "/"));
-        let (digest, size) = met
+        let file = met
             .files
             .get(&path)
             .ok_or_else(|| Error::invalid(&node.digest, "referred to, but not in the archive"))?;
-        if *size as i64 != node.size {
-            let reason = format!("{size} bytes, but {} are promised", node.size);
-            return Err(Error::invalid(digest.as_str(), reason));
+        if file.size as i64 != node.size {
+            let reason = format!("{} bytes, but {} are promised", file.size, node.size);
+            return Err(Error::invalid(file.digest.as_str(), reason));
         }
         let Some(bytes) = met.documents.get(&path).filter(|_| is_document(&node.media_type)) else {
             continue;
@@ -476,6 +533,38 @@ mod tests {
                 ("containerd.io/gc.ref.content.l.1", "sha256:1"),
             ]
         );
+    }
+
+    #[test]
+    fn links_lead_to_files_of_the_archive() {
+        assert_eq!(beside("a/layer.tar", "../b/layer.tar"), "b/layer.tar");
+        assert_eq!(beside("link", "./file"), "file");
+        assert_eq!(beside("a/link", "../../../etc/passwd"), "etc/passwd");
+        let mut met = Met::default();
+        let file = File { digest: digest_of(b"x"), size: 1, compressed: true };
+        met.files.insert("b/layer.tar".into(), file);
+        met.links.insert("a/layer.tar".into(), "b/layer.tar".into());
+        met.links.insert("gone".into(), "nowhere".into());
+        assert_eq!(met.file("a/layer.tar").unwrap().digest, digest_of(b"x"));
+        assert!(met.file("gone").unwrap_err().to_string().contains("gone"));
+    }
+
+    #[test]
+    fn manifests_for_docker_archives_are_containerds() {
+        let mut met = Met::default();
+        for (name, bytes, compressed) in
+            [("config.json", "{}", false), ("a.tar", "plain", false), ("b.tar.gz", "packed", true)]
+        {
+            let digest = digest_of(bytes.as_bytes());
+            met.files.insert(name.into(), File { digest, size: bytes.len() as u64, compressed });
+        }
+        let image = serde_json::json!({"Config": "config.json", "Layers": ["a.tar", "b.tar.gz"]});
+        let text = docker_manifest(&met, &image).unwrap();
+        let kinds = [DOCKER_MANIFEST, DOCKER_CONFIG, DOCKER_LAYER, DOCKER_LAYER_GZIP];
+        let places = kinds.map(|kind| text.find(&format!("{kind}\"")).expect(kind));
+        assert!(places.is_sorted(), "{text}");
+        let missing = serde_json::json!({"Config": "config.json", "Layers": ["c.tar"]});
+        assert!(docker_manifest(&met, &missing).unwrap_err().to_string().contains("c.tar"));
     }
 
     #[test]
