@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::registry::Registry;
 use crate::{image, must, peers};
@@ -46,7 +47,7 @@ pub enum Flavour {
 /// What an image is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Recipe {
-    /// What it is kept as; one name, one recipe.
+    /// The last word of its name.
     pub name: &'static str,
     /// How many layers it has, and how each is compressed: the first is
     /// busybox, one of files follows for each further word.
@@ -88,11 +89,14 @@ pub const INDEX: Recipe = Recipe { name: "index", attestation: true, ..PLATFORMS
 /// Docker's media types, two platforms.
 pub const DOCKER: Recipe = Recipe {
     name: "docker",
-    layers: &[Gzip, Gzip],
+    layers: &[Gzip, Gzip, Gzip],
     architectures: &["amd64", "arm64"],
     flavour: Flavour::Docker,
     ..SMALL
 };
+
+/// One platform, gzip alone: for those who know no more.
+pub const GZIP: Recipe = Recipe { name: "gzip", layers: &[Gzip, Gzip, Gzip], ..SMALL };
 
 /// Ten layers of some megabytes each.
 pub const LARGE: Recipe = Recipe {
@@ -101,6 +105,20 @@ pub const LARGE: Recipe = Recipe {
     layer_size: 12_000_000,
     ..SMALL
 };
+
+impl Recipe {
+    /// The name that archives give it.
+    pub fn reference(&self) -> String {
+        format!("registry.test/davit/{}:1", self.name)
+    }
+
+    /// What it is kept as: another one when the recipe or this file changes.
+    fn key(&self) -> String {
+        let digest = Sha256::digest(format!("{self:?}{}", include_str!("layout.rs")));
+        let hex: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        format!("{}-{hex}", self.name)
+    }
+}
 
 /// An image in a layout directory.
 #[derive(Clone, Debug)]
@@ -113,7 +131,7 @@ impl Layout {
     /// The image of a recipe, made now unless it has been before.
     pub fn of(recipe: &Recipe) -> Self {
         let kept = peers::workspace().join("target/images");
-        let path = kept.join(recipe.name);
+        let path = kept.join(recipe.key());
         if !path.exists() {
             fs::create_dir_all(&kept).expect("target/ is writable");
             let new = tempfile::tempdir_in(&kept).expect("target/ is writable");
@@ -259,7 +277,10 @@ impl Maker<'_> {
                 json!({"schemaVersion": 2, "manifests": entries}),
             )?,
         };
-        target["annotations"] = json!({"org.opencontainers.image.ref.name": self.recipe.name});
+        target["annotations"] = json!({
+            "org.opencontainers.image.ref.name": "1",
+            "io.containerd.image.name": self.recipe.reference(),
+        });
         let index = json!({"schemaVersion": 2, "manifests": [target]});
         fs::write(self.path.join("index.json"), index.to_string())
     }

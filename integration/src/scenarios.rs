@@ -10,7 +10,7 @@ use std::process::Command;
 
 use crate::text::{normalise, without};
 use crate::{Client, Daemon, Runtime, image, must, terminal, wait_for};
-pub use archives::{image_export_and_import, image_import_names};
+pub use archives::{image_export_and_import, image_import_names, image_import_of_docker};
 pub use registries::*;
 
 /// One client on one daemon.
@@ -124,6 +124,7 @@ macro_rules! record_scenarios {
             image_label_and_rm,
             image_export_and_import,
             image_import_names,
+            image_import_of_docker,
             container_ls_info_rm,
             snapshot_commands,
             content_commands,

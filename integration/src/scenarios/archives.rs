@@ -2,11 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::process::Command;
 
 use serde_json::Value;
 
 use super::Seat;
-use crate::image;
+use crate::layout::{self, CHECK, Layout};
+use crate::registry::Registry;
+use crate::{image, must};
 
 /// All that an archive says, apart from its blobs' bytes.
 fn told(path: &std::path::Path) -> String {
@@ -47,6 +50,31 @@ pub fn image_export_and_import(seat: &Seat) -> String {
     let missing = seat.command(&["image", "export", &file, "registry.test/none:1"]).output();
     assert!(!missing.expect("ctr can be started").status.success(), "exported what is not there");
     out
+}
+
+/// Archives in docker's own format: what skopeo writes, with links to its
+/// layers, and what crane writes, with layers compressed.
+pub fn image_import_of_docker(seat: &Seat) -> String {
+    let registry = Registry::start();
+    let layout = Layout::of(&layout::GZIP);
+    let source = layout.push(&registry, "gzip:1");
+    let crane = seat.daemon.path("crane.tar");
+    must(registry.crane().args(["pull", "--insecure", &source]).arg(&crane));
+    let skopeo = seat.daemon.path("skopeo.tar");
+    must(
+        Command::new("skopeo")
+            .args(["copy", "-q", &format!("oci:{}", layout.path().display())])
+            .arg(format!("docker-archive:{}:registry.test/skopeo:1", skopeo.display())),
+    );
+    let mut out = String::new();
+    for (archive, name) in [(crane, source.as_str()), (skopeo, "registry.test/skopeo:1")] {
+        seat.ok(&["image", "import", &archive.to_string_lossy()]);
+        out += &seat.any(&["image", "ls"]);
+        out += &seat.any(&["image", "check"]);
+        out += &seat.any(&[&["run", "--rm", name, "check"], CHECK].concat());
+        seat.ok(&["image", "rm", "--sync", name]);
+    }
+    out.replace(&registry.host(), "REGISTRY")
 }
 
 /// The names that import makes, and whether it unpacks.
