@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use davit_content::LocalStore;
+use davit_distribution::registry::{Registry, Settings};
 use davit_events::Exchange;
 use davit_index::{Collector, ContentStore, Index, Sharing, Snapshotter};
 use davit_runtime::{Limits, Tasks};
@@ -18,6 +19,7 @@ use crate::error::Error;
 use crate::lock::{Claim, claim};
 use crate::mounts::Mounts;
 use crate::plugins::{self, Plugin};
+use crate::pull::Images;
 use crate::services::diff::Diff;
 use crate::services::introspection::{pidns, uuid};
 
@@ -26,6 +28,10 @@ const ROOT_MODE: u32 = 0o700;
 /// Containers with mapped ids go through to their own root filesystem, and
 /// see nothing on the way.
 const STATE_MODE: u32 = 0o711;
+
+/// Downloads and uploads at a time, as with containerd.
+const DOWNLOADS: usize = 3;
+const UPLOADS: usize = 3;
 
 /// The name of the plugin that bundles and working directories are kept
 /// under.
@@ -51,6 +57,10 @@ pub struct App {
     pub snapshotters: BTreeMap<String, Arc<Snapshotter>>,
     /// Layers.
     pub diff: Diff,
+    /// What pulls and pushes share.
+    pub images: Images,
+    /// What speaks with registries.
+    pub registry: Registry,
     /// Removes what nothing holds.
     pub collector: Arc<Collector>,
     /// What was mounted for clients.
@@ -88,6 +98,16 @@ impl App {
             snapshotters.values().cloned().collect(),
         ));
         let diff = diff(&config, &content, &events)?;
+        let images = Images::new(
+            Arc::clone(&index),
+            Arc::clone(&content),
+            snapshotters.clone(),
+            diff.clone(),
+            Arc::clone(&events),
+            (DOWNLOADS, UPLOADS),
+        );
+        let registry = Registry::new(Settings::default());
+        let registry = registry.map_err(Error::part("prepare for registries"))?;
         let mounts_state = config.state.join("io.containerd.mount-manager.v1.bolt");
         let mounts = Mounts::open(&mounts_state, &config.root);
         let mounts = Arc::new(mounts.map_err(Error::part("find mounts again"))?);
@@ -107,6 +127,8 @@ impl App {
             content,
             snapshotters,
             diff,
+            images,
+            registry,
             collector,
             mounts,
             tasks,

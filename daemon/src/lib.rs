@@ -15,6 +15,7 @@ pub mod notify;
 pub mod oci_hook;
 pub mod plugins;
 pub mod publish;
+pub mod pull;
 pub mod restart;
 pub mod server;
 pub mod services;

@@ -265,11 +265,19 @@ fn add_storage(routes: &mut RoutesBuilder, app: &App) {
 /// What moves images, and the streams that it does so on.
 fn add_transfers(routes: &mut RoutesBuilder, app: &App) {
     let streams = Arc::new(streaming::Streams::default());
-    let address = app.config.grpc.address.clone();
     use api::streaming::v1::streaming_server::StreamingServer;
     add!(routes, app, "streaming", StreamingServer<_>, {
         streaming::Streaming { streams: Arc::clone(&streams) }
     });
     use api::transfer::v1::transfer_server::TransferServer;
-    add!(routes, app, "transfer", TransferServer<_>, transfer::Transfer::new(streams, address));
+    add!(routes, app, "transfer", TransferServer<_>, {
+        transfer::Transfer {
+            streams,
+            address: app.config.grpc.address.clone(),
+            connection: Arc::default(),
+            images: app.images.clone(),
+            registry: app.registry.clone(),
+            directories: Vec::new(),
+        }
+    });
 }

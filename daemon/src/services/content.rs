@@ -170,7 +170,7 @@ impl Service for Content {
 }
 
 /// Tells of a blob that a namespace has got.
-pub(super) fn publish_created(events: &Exchange, namespace: &Namespace, info: &ContentInfo) {
+pub(crate) fn publish_created(events: &Exchange, namespace: &Namespace, info: &ContentInfo) {
     let event = pack(&wire_events::ContentCreate {
         digest: info.digest.to_string(),
         size: signed(info.size),

@@ -6,6 +6,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use davit_diff::worker::{Apply, Compare, Killer, Program};
-use davit_diff::{Applied, CompareOptions, Compression, Limits, media_type};
+use davit_diff::{Applied, CompareOptions, Compression, Limits, Whiteouts, media_type};
 use davit_events::Exchange;
 use davit_index::{ContentInfo, ContentStore, ContentWriter, LeaseId, WriterRequest};
 use davit_protocols::grpc::containerd::services::diff::v1 as wire;
@@ -110,7 +111,7 @@ fn broken(context: &'static str) -> impl FnOnce(io::Error) -> Error {
 }
 
 /// Ends a worker whose caller has gone.
-struct Guard(oneshot::Receiver<Killer>);
+pub(crate) struct Guard(pub(crate) oneshot::Receiver<Killer>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
@@ -178,6 +179,29 @@ impl Diff {
         .await;
         drop(guard);
         result
+    }
+
+    /// A layer to be applied whose bytes come from `input`.
+    pub(crate) fn layer(
+        &self,
+        input: OwnedFd,
+        media_type: &str,
+        mounts: Vec<Mount>,
+        lower_later: Option<Whiteouts>,
+    ) -> Result<Apply, davit_diff::Error> {
+        let compressed = media_type::may_be_compressed(media_type)?;
+        let (limits, sync) = (self.limits, self.sync);
+        Ok(Apply { input, compressed, mounts, lower_later, limits, sync })
+    }
+
+    /// How workers are started.
+    pub(crate) fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Whether every layer is brought to the disk at once.
+    pub(crate) fn syncs(&self) -> bool {
+        self.sync
     }
 
     fn prepare(

@@ -1,6 +1,7 @@
 //! The service `containerd.services.transfer.v1` (containerd,
 //! `plugins/services/transfer` and `core/transfer/local`): images between the
-//! store and archives that a client sends or receives on a stream.
+//! store, registries, and archives that a client sends or receives on a
+//! stream.
 //!
 //! Archives are read and images unpacked by `davit-client`, over the daemon's
 //! own socket, so that there is one implementation of both.
@@ -8,12 +9,18 @@
 mod incoming;
 mod outgoing;
 mod progress;
+mod pull;
+mod push;
+mod registry;
+mod tracker;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use davit_client::naming::{Naming, Prefix, Rules, Whole};
 use davit_client::{Client, export as archive, image, import};
+use davit_distribution::registry::Registry;
+use davit_index::LeaseId;
 use davit_protocols::grpc::containerd::services::images::v1::GetImageRequest;
 use davit_protocols::grpc::containerd::services::transfer::v1 as wire;
 use davit_protocols::grpc::containerd::types::{Descriptor, transfer as types};
@@ -25,12 +32,15 @@ use wire::transfer_server::Transfer as Service;
 
 use super::streaming::{Opened, Streams, decode, is};
 use super::{lease, namespace, status};
+use crate::pull::Images;
 use incoming::Incoming;
 use progress::Progress;
+use registry::Remote;
 
 const EXPORT_STREAM: &str = "containerd.types.transfer.ImageExportStream";
 const IMAGE_STORE: &str = "containerd.types.transfer.ImageStore";
 const IMPORT_STREAM: &str = "containerd.types.transfer.ImageImportStream";
+const REGISTRY: &str = "containerd.types.transfer.OCIRegistry";
 
 /// Pieces of an archive that wait to be sent.
 const PIECES_MAX: usize = 4;
@@ -39,33 +49,41 @@ const PIECES_MAX: usize = 4;
 const SNAPSHOTTER: &str = "overlayfs";
 
 /// Serves transfers. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Transfer {
-    streams: Arc<Streams>,
-    address: PathBuf,
-    connection: Arc<OnceCell<Client>>,
+    /// Those that clients have opened.
+    pub streams: Arc<Streams>,
+    /// This daemon's own socket, which is connected to when it is needed.
+    pub address: PathBuf,
+    /// The connection to it.
+    pub connection: Arc<OnceCell<Client>>,
+    /// Where images are.
+    pub images: Images,
+    /// What speaks with registries.
+    pub registry: Registry,
+    /// Where hosts of registries are described (`config_path`).
+    pub directories: Vec<PathBuf>,
 }
 
 impl Transfer {
-    /// Finds streams in `streams` and this daemon itself at `address`, which
-    /// is connected to when it is needed.
-    pub fn new(streams: Arc<Streams>, address: PathBuf) -> Self {
-        Self { streams, address, connection: Arc::default() }
-    }
-
     /// This daemon, as the caller would see it.
-    async fn client(&self, namespace: &Namespace, lease: Option<&str>) -> Result<Client, Status> {
+    async fn client(
+        &self,
+        namespace: &Namespace,
+        lease: Option<&LeaseId>,
+    ) -> Result<Client, Status> {
         let connect = || Client::connect(&self.address, namespace.clone());
         let client = self.connection.get_or_try_init(connect).await.map_err(status)?;
         let client = client.in_namespace(namespace.clone());
-        lease.map_or(Ok(client.clone()), |lease| client.with_lease(lease)).map_err(status)
+        let leased = lease.map(|lease| client.with_lease(lease.as_str())).transpose();
+        Ok(leased.map_err(status)?.unwrap_or(client))
     }
 
     /// Does what is asked for, unless `gone` is ready first.
     async fn transfer_now(
         self,
         namespace: Namespace,
-        lease: Option<String>,
+        lease: Option<LeaseId>,
         request: wire::TransferRequest,
         gone: impl Future<Output = ()>,
     ) -> Result<(), Status> {
@@ -76,42 +94,105 @@ impl Transfer {
         };
         let source = request.source.unwrap_or_default();
         let destination = request.destination.unwrap_or_default();
-        let client = self.client(&namespace, lease.as_deref()).await?;
-        if is(&source, IMAGE_STORE) && is(&destination, EXPORT_STREAM) {
-            let images = named(&client, &decode(&source, IMAGE_STORE)?).await?;
-            let to: types::ImageExportStream = decode(&destination, EXPORT_STREAM)?;
-            let stream = self.streams.take(&namespace, &to.stream)?;
-            progress.tell("Exporting").await;
-            tokio::select! {
-                result = export(&client, &images, to, stream) => result?,
-                () = gone => return Err(Status::cancelled("canceled")),
+        let (from, to) = (kind(&source), kind(&destination));
+        match (from, to) {
+            (REGISTRY, IMAGE_STORE) => {
+                let remote = self.remote(&namespace, &source).await?;
+                let store = decode(&destination, IMAGE_STORE)?;
+                let request = pull::Request { namespace, lease, remote, store, progress };
+                unless(gone, self.pull(request)).await
             }
-            progress.tell("Completed export").await;
-        } else if is(&source, IMAGE_STORE) && is(&destination, IMAGE_STORE) {
-            let source = decode(&source, IMAGE_STORE)?;
-            tag(&client, &source, &decode(&destination, IMAGE_STORE)?).await?;
-        } else if is(&source, IMPORT_STREAM) && is(&destination, IMAGE_STORE) {
-            let source: types::ImageImportStream = decode(&source, IMPORT_STREAM)?;
-            let options = import_options(decode(&destination, IMAGE_STORE)?);
-            if source.force_compress {
-                let text = "compressing an archive's layers: not implemented";
-                return Err(Status::unimplemented(text));
+            (IMAGE_STORE, REGISTRY) => {
+                let remote = self.remote(&namespace, &destination).await?;
+                let store = decode(&source, IMAGE_STORE)?;
+                unless(gone, self.push(&namespace, &store, remote, &progress)).await
             }
-            let stream = self.streams.take(&namespace, &source.stream)?;
-            progress.tell("Importing").await;
-            // Dropped at the end of this, which ends a reader left behind.
-            let (_working, over) = oneshot::channel();
-            let archive = Incoming::new(stream, over);
-            let imported = import::archive_with(&client, archive, &options, gone).await;
-            for image in imported.map_err(status)? {
-                progress.saved(image).await;
+            (IMAGE_STORE, EXPORT_STREAM) => {
+                let to = decode(&destination, EXPORT_STREAM)?;
+                let client = self.client(&namespace, lease.as_ref()).await?;
+                let images = named(&client, &decode(&source, IMAGE_STORE)?).await?;
+                let exporting = self.export(&namespace, &client, &images, to, &progress);
+                unless(gone, exporting).await
             }
-            progress.tell("Completed import").await;
-        } else {
-            return Err(not_implemented(&source, &destination));
+            (IMAGE_STORE, IMAGE_STORE) => {
+                let client = self.client(&namespace, lease.as_ref()).await?;
+                let source = decode(&source, IMAGE_STORE)?;
+                tag(&client, &source, &decode(&destination, IMAGE_STORE)?).await
+            }
+            (IMPORT_STREAM, IMAGE_STORE) => {
+                let from = decode(&source, IMPORT_STREAM)?;
+                let options = import_options(decode(&destination, IMAGE_STORE)?);
+                let client = self.client(&namespace, lease.as_ref()).await?;
+                self.import(&namespace, &client, from, options, &progress, gone).await
+            }
+            _ => Err(not_implemented(&source, &destination)),
         }
+    }
+
+    /// The registry that a source or destination names.
+    async fn remote(&self, namespace: &Namespace, any: &Any) -> Result<Remote, Status> {
+        let named: types::OciRegistry = decode(any, REGISTRY)?;
+        let directories = self.directories.clone();
+        Remote::of(&self.registry, &self.streams, namespace, named, directories).await
+    }
+
+    async fn export(
+        &self,
+        namespace: &Namespace,
+        client: &Client,
+        images: &[(String, Descriptor)],
+        to: types::ImageExportStream,
+        progress: &Progress,
+    ) -> Result<(), Status> {
+        let stream = self.streams.take(namespace, &to.stream)?;
+        progress.tell("Exporting").await;
+        export(client, images, to, stream).await?;
+        progress.tell("Completed export").await;
         Ok(())
     }
+
+    async fn import(
+        &self,
+        namespace: &Namespace,
+        client: &Client,
+        from: types::ImageImportStream,
+        options: import::Options,
+        progress: &Progress,
+        gone: impl Future<Output = ()>,
+    ) -> Result<(), Status> {
+        if from.force_compress {
+            let text = "compressing an archive's layers: not implemented";
+            return Err(Status::unimplemented(text));
+        }
+        let stream = self.streams.take(namespace, &from.stream)?;
+        progress.tell("Importing").await;
+        // Dropped at the end of this, which ends a reader left behind.
+        let (_working, over) = oneshot::channel();
+        let archive = Incoming::new(stream, over);
+        let imported = import::archive_with(client, archive, &options, gone).await;
+        for image in imported.map_err(status)? {
+            progress.saved(image).await;
+        }
+        progress.tell("Completed import").await;
+        Ok(())
+    }
+}
+
+/// Does `work`, unless `gone` is ready first.
+async fn unless(
+    gone: impl Future<Output = ()>,
+    work: impl Future<Output = Result<(), Status>>,
+) -> Result<(), Status> {
+    tokio::select! {
+        result = work => result,
+        () = gone => Err(Status::cancelled("canceled")),
+    }
+}
+
+/// The name of the message in `any`, if it is one that a transfer knows.
+fn kind(any: &Any) -> &'static str {
+    let known = [REGISTRY, IMAGE_STORE, EXPORT_STREAM, IMPORT_STREAM];
+    known.into_iter().find(|name| is(any, name)).unwrap_or_default()
 }
 
 #[tonic::async_trait]
@@ -121,7 +202,7 @@ impl Service for Transfer {
         request: Request<wire::TransferRequest>,
     ) -> Result<Response<()>, Status> {
         let namespace = namespace(&request)?;
-        let lease = lease(&request).map(|id| id.as_str().to_owned());
+        let lease = lease(&request);
         // When the caller goes, what was begun is given up in good order,
         // which takes a while longer than this call.
         let (caller, gone) = oneshot::channel::<()>();

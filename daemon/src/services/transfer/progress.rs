@@ -1,7 +1,7 @@
 //! Telling a client where its transfer is.
 
 use davit_client::import::Imported;
-use davit_protocols::grpc::containerd::types::transfer as types;
+use davit_protocols::grpc::containerd::types::{Descriptor, transfer as types};
 use prost::Message;
 use prost_types::Any;
 use tokio::sync::mpsc;
@@ -20,9 +20,21 @@ impl Progress {
         Self(Some(stream.outgoing))
     }
 
+    /// Whether anybody listens.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Tells of a step of the whole.
     pub(super) async fn tell(&self, event: &str) {
         self.send(types::Progress { event: event.to_owned(), ..Default::default() }).await;
+    }
+
+    /// Tells of a step of the whole that is about `target`.
+    pub(super) async fn about(&self, event: &str, name: &str, target: Descriptor) {
+        let (event, name) = (event.to_owned(), name.to_owned());
+        let desc = Some(target);
+        self.send(types::Progress { event, name, desc, ..Default::default() }).await;
     }
 
     /// Tells of an image that has its name now.
@@ -32,7 +44,8 @@ impl Progress {
         self.send(types::Progress { event, name, desc: Some(target), ..Default::default() }).await;
     }
 
-    async fn send(&self, progress: types::Progress) {
+    /// Tells of an image, or of a blob of it.
+    pub(super) async fn send(&self, progress: types::Progress) {
         let Some(sender) = &self.0 else { return };
         let type_url = "containerd.types.transfer.Progress".to_owned();
         let any = Any { type_url, value: progress.encode_to_vec() };
