@@ -37,6 +37,7 @@ const GRPC: &[&str] = &[
     "containerd/services/version.proto",
     "containerd/transfer_types.proto",
     "containerd/types.proto",
+    "davit/maintenance.proto",
     "google/rpc/status.proto",
     "grpc/health.proto",
 ];

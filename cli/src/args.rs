@@ -110,6 +110,10 @@ pub enum Command {
     Rmi(RemoveImages),
     /// Give an image another name
     Tag(Tag),
+    /// Remove what nothing holds any more, or show what would go
+    Gc(Gc),
+    /// Show what keeps something from being collected
+    Why(Why),
     /// Show what happens in the daemon, while it happens
     Events(Events),
     /// Show everything about containers and images, as JSON
@@ -391,6 +395,34 @@ pub struct Tag {
     /// The image
     pub image: String,
     /// The further name; taken from the image that had it
+    pub name: String,
+}
+
+/// `davit gc`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The daemon does this by itself after something was removed, or has expired.
+All namespaces are looked at. Only davitd can do it.")]
+pub struct Gc {
+    /// Show what would go, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+const WHY_HELP: &str = "\
+Something stays while an image's name, a container, a lease or a label leads to
+it. Only davitd can tell.
+
+Examples:
+  davit why sha256:2b3f                   # the beginning of a digest will do
+  davit why overlayfs/web
+  davit why --format json web";
+
+/// `davit why`.
+#[derive(Debug, Args)]
+#[command(after_help = WHY_HELP)]
+pub struct Why {
+    /// A digest, a snapshot, or any other name; or the beginning of one
     pub name: String,
 }
 

@@ -7,6 +7,7 @@ mod container;
 mod error;
 mod events;
 mod exec;
+mod gc;
 mod image;
 mod inspect;
 mod lifecycle;
@@ -85,6 +86,8 @@ async fn perform(arguments: Arguments) -> Result<u8, Error> {
         Command::Import(args) => image::import(client, args, format).await,
         Command::Rmi(args) => image::remove(client, args, format).await,
         Command::Tag(args) => image::tag(client, args, format).await,
+        Command::Gc(args) => gc::collect(client, args, format).await,
+        Command::Why(args) => gc::why(client, args, format).await,
         Command::Events(args) => events::events(client, args, format).await,
         Command::Inspect(args) => inspect::inspect(client, args).await,
         Command::Info => inspect::info(client, &global).await,

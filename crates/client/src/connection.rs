@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use davit_protocols::grpc::containerd::services as api;
+use davit_protocols::grpc::davit::v1::maintenance_client::MaintenanceClient as Maintenance;
 use davit_protocols::grpc::grpc::health::v1::health_client::HealthClient;
 use davit_types::Namespace;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -122,6 +123,8 @@ impl Client {
         /// Leases; see [`crate::Lease`] for holding one.
         leases: api::leases::v1::leases_client::LeasesClient<Intercepted>
             = api::leases::v1::leases_client::LeasesClient;
+        /// Collecting and explaining; davitd's alone.
+        maintenance: Maintenance<Intercepted> = Maintenance;
         /// Namespaces.
         namespaces: api::namespaces::v1::namespaces_client::NamespacesClient<Intercepted>
             = api::namespaces::v1::namespaces_client::NamespacesClient;

@@ -14,6 +14,7 @@ pub mod health;
 pub mod images;
 pub mod introspection;
 pub mod leases;
+pub mod maintenance;
 pub mod mounts;
 pub mod namespaces;
 pub mod snapshots;
