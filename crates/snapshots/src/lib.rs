@@ -10,6 +10,7 @@ mod btrfs;
 pub mod conformance;
 mod copy;
 mod dirs;
+mod eraser;
 mod erofs;
 mod error;
 mod idmap;

@@ -4,10 +4,12 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use davit_types::{Labels, Mount};
 
 use crate::dirs::{Dirs, make_dir, make_dir_with_mode};
+use crate::eraser::Eraser;
 use crate::probe::{self, Features};
 use crate::{
     Backend, Error, LABEL_GID_MAPPING, LABEL_UID_MAPPING, SnapshotId, SnapshotKind, Usage, idmap,
@@ -29,15 +31,16 @@ pub struct OverlayConfig {
     /// `slow_chown`: let clients chown a root filesystem where the kernel
     /// cannot map owners. They learn it from the capabilities.
     pub slow_chown: bool,
-    /// `async_remove`: a removed snapshot's files stay until the next
-    /// cleanup.
+    /// The opposite of `sync_remove`: a removed snapshot's files go in the
+    /// background.
     pub async_remove: bool,
 }
 
 /// The backend `overlayfs`.
 #[derive(Debug)]
 pub struct Overlay {
-    dirs: Dirs,
+    dirs: Arc<Dirs>,
+    eraser: Eraser,
     config: OverlayConfig,
     /// Whether mounts can map owners (`uidmap=`, `gidmap=`).
     remaps: bool,
@@ -55,7 +58,8 @@ impl Overlay {
         make_dir(root)?;
         let features = probe::overlay(root)?;
         Ok(Self {
-            dirs: Dirs::open(root)?,
+            dirs: Arc::new(Dirs::open(root)?),
+            eraser: Eraser::default(),
             options: mount_options(&config, features),
             remaps: features.idmapped,
             config,
@@ -192,8 +196,9 @@ impl Backend for Overlay {
 
     fn remove(&self, id: SnapshotId) -> Result<(), Error> {
         match self.dirs.retire(id)? {
-            Some(path) if !self.config.async_remove => self.dirs.erase(&path),
-            _ => Ok(()),
+            Some(path) if self.config.async_remove => self.eraser.erase(&self.dirs, path),
+            Some(path) => self.dirs.erase(&path),
+            None => Ok(()),
         }
     }
 

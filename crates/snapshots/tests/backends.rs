@@ -168,16 +168,40 @@ fn what_is_mounted_in_a_snapshot_survives_its_removal() {
     assert_eq!(fs::read_dir(dir.path().join("overlay/snapshots")).unwrap().count(), 0);
 }
 
+/// Waits until nothing is in the directory.
+fn wait_until_empty(dir: &Path) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while fs::read_dir(dir).unwrap().count() > 0 {
+        assert!(std::time::Instant::now() < deadline, "{} is not empty", dir.display());
+        std::thread::yield_now();
+    }
+}
+
 #[test]
-fn asynchronous_removal_leaves_the_files_to_cleanup() {
+fn asynchronous_removal_takes_the_name_at_once_and_the_files_soon() {
     let dir = tempfile::tempdir().unwrap();
     let config = OverlayConfig { async_remove: true, ..OverlayConfig::default() };
-    let overlay = Overlay::open(dir.path(), config).unwrap();
-    overlay.create(1, Active, &[], &Labels::new()).unwrap();
-    overlay.remove(1).unwrap();
-    assert!(!dir.path().join("snapshots/1").exists());
-    assert_eq!(fs::read_dir(dir.path().join("snapshots")).unwrap().count(), 1);
-    overlay.cleanup(&[]).unwrap();
+    let overlay = Overlay::open(dir.path(), config.clone()).unwrap();
+    let snapshots = dir.path().join("snapshots");
+    for round in 0..2 {
+        for id in 1..=50 {
+            overlay.create(id, Active, &[], &Labels::new()).unwrap();
+            fs::write(snapshots.join(format!("{id}/fs/file")), format!("{round}")).unwrap();
+        }
+        for id in 1..=50 {
+            overlay.remove(id).unwrap();
+            assert!(!snapshots.join(id.to_string()).exists());
+        }
+        wait_until_empty(&snapshots);
+    }
+}
+
+#[test]
+fn what_the_background_did_not_get_to_is_left_to_cleanup() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("snapshots/rm-1-0/fs/deep")).unwrap();
+    let config = OverlayConfig { async_remove: true, ..OverlayConfig::default() };
+    Overlay::open(dir.path(), config).unwrap().cleanup(&[]).unwrap();
     assert_eq!(fs::read_dir(dir.path().join("snapshots")).unwrap().count(), 0);
 }
 
