@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use davit_content::LocalStore;
+use davit_diff::{StreamProcessor, StreamProcessors};
 use davit_distribution::registry::{Registry, Settings};
 use davit_events::Exchange;
 use davit_index::{Collector, ContentStore, Index, Sharing, Snapshotter};
@@ -20,7 +21,7 @@ use crate::lock::{Claim, claim};
 use crate::mounts::Mounts;
 use crate::plugins::{self, Plugin};
 use crate::pull::Images;
-use crate::services::diff::Diff;
+use crate::services::diff::{Diff, DiffConfig};
 use crate::services::introspection::{pidns, uuid};
 
 /// Others have no business in what survives a reboot.
@@ -154,10 +155,26 @@ fn diff(
     events: &Arc<Exchange>,
 ) -> Result<Diff, Error> {
     let scratch = config.state.join("io.containerd.differ.v1.walking");
-    let sync = config.plugins.diff.sync_fs;
-    let (content, events) = (Arc::clone(content), Arc::clone(events));
-    Diff::new(content, events, &scratch, davit_diff::Limits::default(), sync)
+    let processors = config.stream_processors.iter();
+    let settings = DiffConfig {
+        scratch: scratch.clone(),
+        processors: StreamProcessors::new(processors.map(stream_processor).collect()),
+        limits: config.plugins.walking.limits(),
+        sync: config.plugins.diff.sync_fs,
+    };
+    Diff::new(Arc::clone(content), Arc::clone(events), settings)
         .map_err(Error::io("prepare", scratch))
+}
+
+fn stream_processor((id, one): (&String, &crate::config::StreamProcessor)) -> StreamProcessor {
+    StreamProcessor {
+        id: id.clone(),
+        accepts: one.accepts.clone(),
+        returns: one.returns.clone(),
+        path: one.path.clone().into(),
+        args: one.args.clone(),
+        env: one.env.clone(),
+    }
 }
 
 struct Backends {

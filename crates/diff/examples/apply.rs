@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use davit_diff::worker::{ARGUMENT, Apply, Program, main as worker};
-use davit_diff::{Applied, Limits};
+use davit_diff::{Applied, Limits, Processing};
 use davit_types::Mount;
 
 fn apply(
@@ -29,6 +29,7 @@ fn apply(
     let apply = Apply {
         input: File::open(layer)?.into(),
         compressed: true,
+        processing: Processing::default(),
         mounts: vec![Mount {
             kind: "bind".into(),
             source: root.display().to_string(),

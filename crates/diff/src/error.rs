@@ -50,6 +50,23 @@ pub enum Error {
     /// Nobody knows how to read the media type.
     #[error("failed to get stream processor for {0}: no processor for media-type")]
     NoProcessor(String),
+    /// Stream processors hand a media type round between them.
+    #[error("failed to get stream processor for {0}: the processors never come to an end")]
+    ProcessorsLoop(String),
+    /// A stream processor could not be started.
+    #[error("failed to get stream processor for {media_type}: start {processor}")]
+    StartProcessor {
+        /// The layer's.
+        media_type: String,
+        /// Its id and its program.
+        processor: String,
+        /// Why not.
+        #[source]
+        why: io::Error,
+    },
+    /// Stream processors failed: their ids, and what they said.
+    #[error("stream processor {0}")]
+    Processor(String),
     /// Nobody knows how to write the media type.
     #[error("unsupported diff media type: {0}: not implemented")]
     UnsupportedMediaType(String),
@@ -99,7 +116,12 @@ impl Kind for Error {
         };
         match self {
             Self::Archive(tar::Error::Read { source, .. }) => of_io(source),
-            Self::Archive(_) | Self::Refused { .. } | Self::NoProcessor(_) => ErrorKind::Unknown,
+            Self::Archive(_)
+            | Self::Refused { .. }
+            | Self::NoProcessor(_)
+            | Self::ProcessorsLoop(_)
+            | Self::StartProcessor { .. }
+            | Self::Processor(_) => ErrorKind::Unknown,
             Self::Entry { source, .. } | Self::Io { source, .. } | Self::Decompress(source) => {
                 of_io(source)
             }

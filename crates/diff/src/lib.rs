@@ -17,6 +17,7 @@ mod data;
 mod error;
 mod implied;
 pub mod media_type;
+mod processor;
 mod root;
 mod stream;
 pub mod tar;
@@ -25,6 +26,7 @@ pub mod worker;
 
 pub use error::Error;
 pub use media_type::Compression;
+pub use processor::{Processing, Source, StreamProcessor, StreamProcessors};
 pub use stream::{Applied, Limits};
 pub use whiteout::Whiteouts;
 

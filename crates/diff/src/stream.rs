@@ -19,19 +19,43 @@ use crate::Error;
 const CHUNK: usize = 1 << 18;
 /// How many chunks may wait for a slower thread.
 const CHUNKS_WAITING: usize = 8;
-/// A stream shorter than this is not looked at for its ratio: a few zeros
-/// compress well.
-const RATIO_FROM: u64 = 16 << 20;
 
-/// How much a layer may unpack to. 0 means no limit, as with containerd.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// How much a layer may unpack to. 0 means no limit, which is what containerd
+/// has.
+///
+/// The defaults are to let every layer pass that somebody made to be used, and
+/// to stop what was made to fill a disk: no registry takes a layer that has
+/// anywhere near 256 GiB in it, the largest package trees have some millions
+/// of files, and a gigabyte of zeros is no harm yet. Beyond that, only a layer
+/// of which not one byte in three hundred means anything shrinks to a
+/// five-hundredth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Limits {
     /// Bytes of the uncompressed stream.
     pub uncompressed_bytes: u64,
-    /// Uncompressed bytes for each compressed one, looked at from 16 MiB on.
+    /// Uncompressed bytes for each compressed one.
     pub ratio: u64,
+    /// From how many uncompressed bytes on the ratio is looked at: a few
+    /// zeros compress well.
+    pub ratio_from: u64,
     /// Entries in the archive.
     pub entries: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            uncompressed_bytes: 256 << 30,
+            ratio: 500,
+            ratio_from: 1 << 30,
+            entries: 10_000_000,
+        }
+    }
+}
+
+impl Limits {
+    /// None at all.
+    pub const NONE: Self = Self { uncompressed_bytes: 0, ratio: 0, ratio_from: 0, entries: 0 };
 }
 
 /// What a stream turned out to be.
@@ -217,7 +241,7 @@ fn check(limits: Limits, total: u64, read: u64) -> Result<(), Error> {
         let limit = limits.uncompressed_bytes;
         return Err(Error::Limit { what: "uncompressed bytes", limit });
     }
-    if limits.ratio > 0 && total > RATIO_FROM && total / read.max(1) > limits.ratio {
+    if limits.ratio > 0 && total > limits.ratio_from && total / read.max(1) > limits.ratio {
         return Err(Error::Limit { what: "bytes out of one compressed byte", limit: limits.ratio });
     }
     Ok(())

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use common::{Archive, header};
 use davit_diff::tar::{EntryKind, Header};
 use davit_diff::worker::{Apply, Program, Settle};
-use davit_diff::{Applied, ApplyOptions, Error, Limits, Whiteouts, settle};
+use davit_diff::{Applied, ApplyOptions, Error, Limits, Processing, Whiteouts, settle};
 use davit_types::{ErrorKind, Kind, Mount};
 
 /// Three layers, lowest first. The upper ones imply directories of both, of
@@ -119,6 +119,7 @@ impl Image {
         let apply = Apply {
             input: input.into(),
             compressed: true,
+            processing: Processing::default(),
             mounts: if later || index == 0 { bind } else { self.overlay(index) },
             lower_later: later.then_some(Whiteouts::Overlay),
             limits: Limits::default(),
@@ -242,6 +243,7 @@ fn a_pipe_that_ends_early_is_an_error() {
             let apply = Apply {
                 input: reader.into(),
                 compressed: true,
+                processing: Processing::default(),
                 mounts: vec![mount(
                     "bind",
                     image.layer(0).to_str().unwrap(),

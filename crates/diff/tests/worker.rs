@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use common::{Archive, header, listing};
 use davit_diff::tar::{EntryKind, Header};
 use davit_diff::worker::{Apply, Compare, Program};
-use davit_diff::{Applied, CompareOptions, Compression, Error, Limits};
+use davit_diff::{Applied, CompareOptions, Compression, Error, Limits, Processing};
 use davit_types::{ErrorKind, Kind, Mount};
 
 struct Fixture {
@@ -40,6 +40,7 @@ impl Fixture {
         let apply = Apply {
             input,
             compressed: true,
+            processing: Processing::default(),
             mounts,
             lower_later: None,
             limits: Limits::default(),
@@ -201,7 +202,15 @@ fn failures_come_back_with_kind_and_entry() {
     let limits = Limits { entries: 1, ..Limits::default() };
     let input = bytes_as_file(&everything());
     let mounts = bind(&base, "rw");
-    let apply = Apply { input, compressed: true, mounts, lower_later: None, limits, sync: false };
+    let apply = Apply {
+        input,
+        compressed: true,
+        processing: Processing::default(),
+        mounts,
+        lower_later: None,
+        limits,
+        sync: false,
+    };
     let error = apply.spawn(&f.program).unwrap().wait().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
     let error = f.apply(&everything(), bind(&f.dir.path().join("none"), "rw")).unwrap_err();
@@ -237,6 +246,7 @@ fn a_pipe_is_as_good_as_a_file() {
     let apply = Apply {
         input: reader.into(),
         compressed: true,
+        processing: Processing::default(),
         mounts: bind(&base, "rw"),
         lower_later: None,
         limits: Limits::default(),
@@ -272,6 +282,7 @@ fn a_worker_gives_up_what_it_does_not_need() {
     let apply = Apply {
         input: reader.into(),
         compressed: true,
+        processing: Processing::default(),
         mounts: bind(&base, "rw"),
         lower_later: None,
         limits: Limits::default(),
@@ -303,6 +314,7 @@ fn a_killed_worker_is_an_error_and_gone() {
     let apply = Apply {
         input: reader.into(),
         compressed: true,
+        processing: Processing::default(),
         mounts: bind(&base, "rw"),
         lower_later: None,
         limits: Limits::default(),
@@ -325,6 +337,7 @@ fn a_program_that_is_no_worker_is_an_error() {
         let apply = Apply {
             input: File::open("/dev/null").unwrap().into(),
             compressed: true,
+            processing: Processing::default(),
             mounts: Vec::new(),
             lower_later: None,
             limits: Limits::default(),

@@ -85,10 +85,7 @@ fn apply_sections(
     }
     if let Some(mut section) = root.section("stream_processors")? {
         for (name, processor) in section.sections()? {
-            let place = section.place(&name);
-            let full = section.full_name(&name);
             config.stream_processors.insert(name, stream_processor(processor, warnings)?);
-            warnings.push(format!("{place}: {full} is understood and not used yet"));
         }
     }
     for name in ["cgroup", "metrics"] {

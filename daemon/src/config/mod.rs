@@ -26,7 +26,7 @@ use serde::Serialize;
 
 pub use error::ConfigError;
 pub use migrate::migrate;
-pub use plugins::{Bolt, Differs, Gc, Monitor, Native, Overlayfs, Plugins, ShimLauncher};
+pub use plugins::{Bolt, Differs, Gc, Monitor, Native, Overlayfs, Plugins, ShimLauncher, Walking};
 
 /// Where the configuration is when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/davit/config.toml";

@@ -24,6 +24,9 @@ pub struct Plugins {
     /// Unpacking and comparing.
     #[serde(rename = "io.containerd.service.v1.diff-service")]
     pub diff: Differs,
+    /// The differ `walking`.
+    #[serde(rename = "io.containerd.differ.v1.walking")]
+    pub walking: Walking,
     /// How shims are launched.
     #[serde(rename = "io.containerd.shim.v1.manager")]
     pub shim: ShimLauncher,
@@ -107,6 +110,53 @@ impl Default for Differs {
     }
 }
 
+/// The differ `walking`: what a layer may unpack to. 0 is for no limit.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Walking {
+    /// Bytes of its archive.
+    pub max_unpacked_bytes: u64,
+    /// Bytes for each compressed one, in layers of more than a gigabyte.
+    pub max_unpack_ratio: u64,
+    /// Files and directories.
+    pub max_unpacked_entries: u64,
+}
+
+impl Default for Walking {
+    fn default() -> Self {
+        let limits = davit_diff::Limits::default();
+        Self {
+            max_unpacked_bytes: limits.uncompressed_bytes,
+            max_unpack_ratio: limits.ratio,
+            max_unpacked_entries: limits.entries,
+        }
+    }
+}
+
+impl Walking {
+    /// The limits that it sets.
+    pub fn limits(&self) -> davit_diff::Limits {
+        davit_diff::Limits {
+            uncompressed_bytes: self.max_unpacked_bytes,
+            ratio: self.max_unpack_ratio,
+            entries: self.max_unpacked_entries,
+            ..davit_diff::Limits::default()
+        }
+    }
+
+    fn apply(&mut self, section: &mut Section<'_>) -> Result<(), ConfigError> {
+        for (key, limit) in [
+            ("max_unpacked_bytes", &mut self.max_unpacked_bytes),
+            ("max_unpack_ratio", &mut self.max_unpack_ratio),
+            ("max_unpacked_entries", &mut self.max_unpacked_entries),
+        ] {
+            if let Some(number) = section.integer(key, 0, i64::MAX)? {
+                *limit = number as u64;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// How shims are launched.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ShimLauncher {
@@ -157,6 +207,7 @@ impl Plugins {
             "io.containerd.shim.v1.manager" => self.shim.apply(section)?,
             "io.containerd.runtime.v2.task" => self.apply_task(section)?,
             "io.containerd.service.v1.diff-service" => self.diff.apply(section)?,
+            "io.containerd.differ.v1.walking" => self.walking.apply(section)?,
             "io.containerd.snapshotter.v1.native" => {
                 if let Some(path) = section.string("root_path")? {
                     self.native.root_path = path.into();

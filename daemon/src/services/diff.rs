@@ -4,23 +4,27 @@
 //! Layers are read and written by a worker process; what passes through here
 //! on its way into the content store is the finished layer's bytes.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use davit_diff::worker::{Apply, Compare, Killer, Program};
-use davit_diff::{Applied, CompareOptions, Compression, Limits, Whiteouts, media_type};
+use davit_diff::{
+    Applied, CompareOptions, Compression, Limits, Source, StreamProcessors, Whiteouts, media_type,
+};
 use davit_events::Exchange;
 use davit_index::{ContentInfo, ContentStore, ContentWriter, LeaseId, WriterRequest};
 use davit_protocols::grpc::containerd::services::diff::v1 as wire;
 use davit_protocols::grpc::containerd::types::Descriptor;
 use davit_types::labels::UNCOMPRESSED;
 use davit_types::{Digest, ErrorKind, Kind, Labels, Mount, Namespace};
+use prost::Message;
 use tokio::sync::{Semaphore, oneshot};
 use tonic::{Request, Response, Status};
 use wire::diff_server::Diff as Service;
@@ -39,32 +43,43 @@ pub struct Diff {
     content: Arc<ContentStore>,
     events: Arc<Exchange>,
     program: Arc<Program>,
+    processors: Arc<StreamProcessors>,
     limits: Limits,
     sync: bool,
     turns: Arc<Semaphore>,
 }
 
+/// How layers are applied.
+#[derive(Debug)]
+pub struct DiffConfig {
+    /// What workers mount what they need over; made when it is missing.
+    pub scratch: PathBuf,
+    /// Programs that read what we cannot.
+    pub processors: StreamProcessors,
+    /// How much a layer may unpack to.
+    pub limits: Limits,
+    /// Bring every applied layer to the disk before the answer (`sync_fs`).
+    pub sync: bool,
+}
+
 impl Diff {
-    /// Workers mount what they need over `scratch`, which is made when it is
-    /// missing. `sync` brings every applied layer to the disk before the
-    /// answer (`sync_fs`).
+    /// Takes layers from `content` and puts new ones there.
     ///
     /// # Errors
-    /// The directory cannot be made.
+    /// The scratch directory cannot be made.
     pub fn new(
         content: Arc<ContentStore>,
         events: Arc<Exchange>,
-        scratch: &Path,
-        limits: Limits,
-        sync: bool,
+        config: DiffConfig,
     ) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(scratch)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&config.scratch)?;
         Ok(Self {
             content,
             events,
-            program: Arc::new(Program::this(scratch.to_owned())),
-            limits,
-            sync,
+            program: Arc::new(Program::this(config.scratch)),
+            processors: Arc::new(config.processors),
+            limits: config.limits,
+            sync: config.sync,
             turns: Arc::new(Semaphore::new(WORKERS_MAX)),
         })
     }
@@ -128,13 +143,11 @@ impl Service for Diff {
         request: Request<wire::ApplyRequest>,
     ) -> Result<Response<wire::ApplyResponse>, Status> {
         let namespace = namespace(&request)?;
-        let wire::ApplyRequest { diff, mounts, sync_fs, .. } = request.into_inner();
-        let layer = diff.unwrap_or_default();
-        let mounts: Vec<Mount> = mounts.into_iter().map(Into::into).collect();
+        let request = request.into_inner();
         let service = self.clone();
         let applied = self
             .with_worker(move |killer| {
-                let apply = service.prepare(&namespace, &layer, mounts, sync_fs)?;
+                let apply = service.prepare(&namespace, request)?;
                 Ok(wait(apply.spawn(&service.program)?, killer)?)
             })
             .await?;
@@ -189,9 +202,14 @@ impl Diff {
         mounts: Vec<Mount>,
         lower_later: Option<Whiteouts>,
     ) -> Result<Apply, davit_diff::Error> {
-        let compressed = media_type::may_be_compressed(media_type)?;
+        let source = self.processors.open(media_type, input, &BTreeMap::new())?;
+        Ok(Apply { lower_later, ..self.apply_to(mounts, source) })
+    }
+
+    fn apply_to(&self, mounts: Vec<Mount>, source: Source) -> Apply {
+        let Source { input, compressed, processing } = source;
         let (limits, sync) = (self.limits, self.sync);
-        Ok(Apply { input, compressed, mounts, lower_later, limits, sync })
+        Apply { input, compressed, processing, mounts, lower_later: None, limits, sync }
     }
 
     /// How workers are started.
@@ -204,25 +222,18 @@ impl Diff {
         self.sync
     }
 
-    fn prepare(
-        &self,
-        namespace: &Namespace,
-        layer: &Descriptor,
-        mounts: Vec<Mount>,
-        sync: bool,
-    ) -> Result<Apply, Error> {
+    fn prepare(&self, namespace: &Namespace, request: wire::ApplyRequest) -> Result<Apply, Error> {
+        let wire::ApplyRequest { diff, mounts, payloads, sync_fs } = request;
+        let layer = diff.unwrap_or_default();
         let digest = layer.digest.parse::<Digest>();
-        let digest = digest.map_err(|_| Error::NoSuchContent(layer.digest.clone()))?;
+        let digest = digest.map_err(|_| Error::NoSuchContent(layer.digest))?;
         let reader = self.content.reader(namespace, &digest);
         let reader = reader.map_err(content("failed to get reader from content store"))?;
-        Ok(Apply {
-            compressed: media_type::may_be_compressed(&layer.media_type)?,
-            input: reader.into_file().into(),
-            mounts,
-            lower_later: None,
-            limits: self.limits,
-            sync: sync || self.sync,
-        })
+        let payloads = payloads.iter().map(|(id, any)| (id.clone(), any.encode_to_vec())).collect();
+        let source =
+            self.processors.open(&layer.media_type, reader.into_file().into(), &payloads)?;
+        let apply = self.apply_to(mounts.into_iter().map(Mount::from).collect(), source);
+        Ok(Apply { sync: sync_fs || self.sync, ..apply })
     }
 }
 

@@ -39,7 +39,7 @@ use std::process::{Child, Command, Stdio};
 use davit_types::{ErrorKind, Kind, Mount};
 use serde::{Deserialize, Serialize};
 
-use crate::{Applied, CompareOptions, Compression, Error, Limits, Whiteouts};
+use crate::{Applied, CompareOptions, Compression, Error, Limits, Processing, Whiteouts};
 
 pub use process::main;
 
@@ -72,8 +72,11 @@ impl Program {
 pub struct Apply {
     /// The layer's bytes: a file, or a pipe.
     pub input: OwnedFd,
-    /// Whether they may be compressed ([`crate::media_type::may_be_compressed`]).
+    /// Whether they may be compressed.
     pub compressed: bool,
+    /// The stream processors that make these bytes; none by default. See
+    /// [`crate::StreamProcessors::open`], which makes all three.
+    pub processing: Processing,
     /// The snapshot, as its backend hands it out.
     pub mounts: Vec<Mount>,
     /// The layers below come later: the mounts are one bind mount of the
@@ -125,7 +128,9 @@ impl Apply {
             limits: self.limits,
             sync: self.sync,
         };
-        spawn(program, work, Some(self.input))
+        let mut running = spawn(program, work, Some(self.input))?;
+        running.processing = self.processing;
+        Ok(running)
     }
 }
 
@@ -158,20 +163,23 @@ pub struct Running<T> {
     child: Child,
     socket: UnixStream,
     pidfd: OwnedFd,
+    processing: Processing,
     answer: PhantomData<T>,
 }
 
 /// Can end a worker from another thread.
 #[derive(Debug)]
-pub struct Killer(OwnedFd);
+pub struct Killer(Vec<OwnedFd>);
 
 impl Killer {
-    /// Ends the worker at once; its answer is an error then, unless it was
-    /// done.
+    /// Ends the worker and the stream processors before it at once; its
+    /// answer is an error then, unless it was done.
     pub fn kill(&self) {
         use rustix::process::{Signal, pidfd_send_signal};
-        // It is gone: just as well.
-        let _ = pidfd_send_signal(&self.0, Signal::KILL);
+        for process in &self.0 {
+            // It is gone: just as well.
+            let _ = pidfd_send_signal(process, Signal::KILL);
+        }
     }
 }
 
@@ -206,8 +214,13 @@ impl Running<()> {
 }
 
 impl<T> Running<T> {
-    /// What the worker says when it has not failed.
+    /// What the worker says, when neither it nor a processor has failed.
     fn answer(mut self) -> Result<Answer, Error> {
+        let processing = std::mem::take(&mut self.processing);
+        processing.finish(self.worker_answer())
+    }
+
+    fn worker_answer(&mut self) -> Result<Answer, Error> {
         let mut answer = Vec::new();
         let read = self.socket.read_to_end(&mut answer);
         let status = self.child.wait();
@@ -233,8 +246,12 @@ impl<T> Running<T> {
 
     /// A handle for ending the worker.
     pub fn killer(&self) -> Result<Killer, Error> {
-        let pidfd = self.pidfd.try_clone();
-        pidfd.map(Killer).map_err(|error| Error::Worker(format!("dup: {error}")))
+        let all = self.pidfd.try_clone().and_then(|worker| {
+            let mut all = self.processing.pidfds()?;
+            all.push(worker);
+            Ok(all)
+        });
+        all.map(Killer).map_err(|error| Error::Worker(format!("dup: {error}")))
     }
 }
 
@@ -380,6 +397,7 @@ fn spawn<T>(program: &Program, work: Work, bytes: Option<OwnedFd>) -> Result<Run
         child,
         socket: ours.try_clone().map_err(|e| broken("dup")(&e))?,
         pidfd,
+        processing: Processing::default(),
         answer: PhantomData,
     };
     davit_sys::socket::send_descriptors(&ours, &[1], bytes.as_slice())
