@@ -66,11 +66,6 @@ pub enum InvalidPlatform {
 const OS_PATTERN: &str = r"^([A-Za-z0-9_-]+)(?:\(([A-Za-z0-9_.%-]*)((?:\+[A-Za-z0-9_.%-]+)*)\))?$";
 const PART_PATTERN: &str = "^[A-Za-z0-9_.-]+$";
 
-/// What in the options of an operating system has a meaning of its own, and
-/// what is written in its place. The `%` comes first.
-const ESCAPES: [(&str, &str); 5] =
-    [("%", "%25"), ("+", "%2B"), ("(", "%28"), (")", "%29"), ("/", "%2F")];
-
 impl Kind for InvalidPlatform {
     fn kind(&self) -> ErrorKind {
         ErrorKind::InvalidArgument
@@ -224,8 +219,12 @@ fn parse_os(part: &str) -> Option<Platform> {
     Some(Platform { os, os_version, os_features, ..Platform::default() })
 }
 
+/// An option of a system with everything escaped that could not be read again.
+/// containerd escapes what has a meaning of its own: `%+()/`.
 fn escaped(option: &str) -> String {
-    ESCAPES.iter().fold(option.to_owned(), |text, (from, to)| text.replace(from, to))
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    let escape = |b: u8| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
+    option.bytes().map(escape).collect()
 }
 
 fn unescaped(option: &str) -> Option<String> {

@@ -46,6 +46,7 @@ fn versions_and_features_of_systems_are_read_and_written() {
         ("windows(10.0%2Bbuild+feat%2B1)/amd64", "10.0+build", &["feat+1"]),
         ("windows(50%25done)/amd64", "50%done", &[]),
         ("windows(1.0%28a%2Fb%29)/amd64", "1.0(a/b)", &[]),
+        ("windows(a%20%C3%A4)/amd64", "a \u{e4}", &[]),
     ] {
         let platform = parsed(text);
         assert_eq!(platform.os_version, version, "{text}");
