@@ -69,7 +69,15 @@ impl Containers<'_> {
     /// Those that any of `filters` matches, all when there is none, by id.
     pub fn list(&self, namespace: &Namespace, filters: &[String]) -> Result<Vec<Container>> {
         let filters = record_filters(filters)?;
-        self.index.look(|connection| {
+        if let Some(ids) = filters.values_of(&["id"]) {
+            let named = self.index.look(|connection| {
+                let find = |id: &str| find(connection, namespace, id).transpose();
+                ids.into_iter().filter_map(find).collect::<Result<Vec<_>>>()
+            })?;
+            let containers = named.into_iter().map(|(_, container)| container);
+            return Ok(containers.filter(|container| filters.matches(container)).collect());
+        }
+        self.index.look_long(|connection| {
             let mut labels = objects::all_labels(connection, namespace, Kind::Container)?;
             let mut extensions = anys::all_extensions(connection, namespace, Kind::Container)?;
             let sql = format!("{SELECT} WHERE o.namespace = ?1 AND o.kind = ?2 ORDER BY o.key");

@@ -1,6 +1,5 @@
 //! Images: names of content (containerd, `core/metadata/images.go`).
 
-use std::collections::HashMap;
 use std::time::SystemTime;
 
 use davit_types::{Descriptor, Labels, Namespace};
@@ -57,23 +56,26 @@ impl Images<'_> {
     /// Those that any of `filters` matches, all when there is none, by name.
     pub fn list(&self, namespace: &Namespace, filters: &[String]) -> Result<Vec<Image>> {
         let filters = record_filters(filters)?;
-        self.index.look(|connection| {
-            let mut labels = objects::all_labels(connection, namespace, Kind::Image)?;
-            let mut annotations = all_annotations(connection, namespace)?;
-            let sql = format!("{SELECT} WHERE o.namespace = ?1 AND o.kind = ?2 ORDER BY o.key");
-            let mut statement = connection.prepare_cached(&sql)?;
-            let mut rows = statement.query(params![namespace.as_str(), Kind::Image.as_str()])?;
-            let mut found = Vec::new();
-            while let Some(row) = rows.next()? {
-                let object: i64 = row.get(0)?;
-                let mut image = read(row)?;
-                image.labels = labels.remove(&object).unwrap_or_default();
-                image.target.annotations = annotations.remove(&object).unwrap_or_default();
-                if filters.matches(&image) {
-                    found.push(image);
+        if let Some(names) = filters.values_of(&["name"]) {
+            let named = self.index.look(|connection| {
+                let find = |name: &str| find(connection, namespace, name).transpose();
+                names.into_iter().filter_map(find).collect::<Result<Vec<_>>>()
+            })?;
+            let images = named.into_iter().map(|(_, image)| image);
+            return Ok(images.filter(|image| filters.matches(image)).collect());
+        }
+        self.index.look_long(|connection| {
+            let mut found: Vec<Image> = Vec::new();
+            let mut after = String::new();
+            loop {
+                let images = page(connection, namespace, &after)?;
+                let is_last = images.len() < objects::PAGE;
+                after = images.last().map(|image| image.name.clone()).unwrap_or_default();
+                found.extend(images.into_iter().filter(|image| filters.matches(image)));
+                if is_last {
+                    return Ok(found);
                 }
             }
-            Ok(found)
         })
     }
 
@@ -222,18 +224,33 @@ fn read(row: &Row<'_>) -> Result<Image> {
     })
 }
 
-fn all_annotations(connection: &Connection, namespace: &Namespace) -> Result<HashMap<i64, Labels>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT a.image, a.key, a.value FROM annotations a JOIN objects o ON o.id = a.image
-         WHERE o.namespace = ?1",
-    )?;
-    let mut rows = statement.query([namespace.as_str()])?;
-    let mut found: HashMap<i64, Labels> = HashMap::new();
+/// The first images behind a name.
+fn page(connection: &Connection, namespace: &Namespace, after: &str) -> Result<Vec<Image>> {
+    let sql = format!(
+        "{SELECT} WHERE o.namespace = ?1 AND o.kind = ?2 AND o.key > ?3 ORDER BY o.key LIMIT {}",
+        objects::PAGE
+    );
+    let kind = Kind::Image;
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![namespace.as_str(), kind.as_str(), after])?;
+    let mut found: Vec<(i64, Image)> = Vec::new();
     while let Some(row) = rows.next()? {
-        found.entry(row.get(0)?).or_default().insert(row.get(1)?, row.get(2)?);
+        found.push((row.get(0)?, read(row)?));
     }
-    Ok(found)
+    let Some((_, last)) = found.last() else { return Ok(Vec::new()) };
+    let page = objects::Page { namespace, kind, after, last: &last.name };
+    let (mut labels, mut annotations) =
+        (page.labels(connection)?, page.maps(connection, ANNOTATIONS)?);
+    for (object, image) in &mut found {
+        image.labels = labels.remove(object).unwrap_or_default();
+        image.target.annotations = annotations.remove(object).unwrap_or_default();
+    }
+    Ok(found.into_iter().map(|(_, image)| image).collect())
 }
+
+const ANNOTATIONS: &str = "
+    SELECT a.image, a.key, a.value FROM objects o CROSS JOIN annotations a ON a.image = o.id
+    WHERE o.namespace = ?1 AND o.kind = ?2 AND o.key > ?3 AND o.key <= ?4";
 
 /// Writes all but name and times.
 fn write(connection: &Connection, object: i64, image: &mut Image) -> Result<()> {

@@ -35,7 +35,7 @@ mod time;
 mod writer;
 
 pub use containers::{Container, Containers, Runtime};
-pub use content::{ContentInfo, ContentStore, ContentWriter, Sharing, WriterRequest};
+pub use content::{ContentInfo, ContentStore, ContentWalk, ContentWriter, Sharing, WriterRequest};
 pub use error::{Error, Result};
 pub use garbage::{Collector, Explanation, Garbage, Link, Sizes, Thing};
 pub use images::{Image, ImageUpdate, Images, image_target};

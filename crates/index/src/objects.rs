@@ -182,6 +182,43 @@ pub(crate) fn all_labels(
     Ok(found)
 }
 
+/// How many things of a list are read at once.
+pub(crate) const PAGE: usize = 500;
+
+/// Things of a kind whose keys follow each other, a part of a list.
+#[derive(Clone, Copy)]
+pub(crate) struct Page<'a> {
+    pub(crate) namespace: &'a Namespace,
+    pub(crate) kind: Kind,
+    /// The last key of the page before.
+    pub(crate) after: &'a str,
+    /// The last key of this one.
+    pub(crate) last: &'a str,
+}
+
+impl Page<'_> {
+    /// The labels of those things.
+    pub(crate) fn labels(&self, connection: &Connection) -> Result<HashMap<i64, Labels>> {
+        self.maps(
+            connection,
+            "SELECT l.object, l.key, l.value FROM objects o CROSS JOIN labels l ON l.object = o.id
+             WHERE o.namespace = ?1 AND o.kind = ?2 AND o.key > ?3 AND o.key <= ?4",
+        )
+    }
+
+    /// A map of each of those things; `sql` selects the thing, key and value.
+    pub(crate) fn maps(&self, connection: &Connection, sql: &str) -> Result<HashMap<i64, Labels>> {
+        let mut statement = connection.prepare_cached(sql)?;
+        let Self { namespace, kind, after, last } = self;
+        let mut rows = statement.query(params![namespace.as_str(), kind.as_str(), after, last])?;
+        let mut found: HashMap<i64, Labels> = HashMap::new();
+        while let Some(row) = rows.next()? {
+            found.entry(row.get(0)?).or_default().insert(row.get(1)?, row.get(2)?);
+        }
+        Ok(found)
+    }
+}
+
 /// Reads a map; `sql` selects key and value for the id `?1`.
 pub(crate) fn pairs(connection: &Connection, sql: &str, id: i64) -> Result<Labels> {
     let mut statement = connection.prepare_cached(sql)?;

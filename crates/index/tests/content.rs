@@ -12,6 +12,30 @@ fn request(reference: &str, expected: Option<&Digest>) -> WriterRequest {
     WriterRequest { reference: reference.to_owned(), total: 0, expected: expected.cloned() }
 }
 
+/// Pages are a matter of the store's: a list has all, once, in order.
+#[test]
+fn a_list_of_many_pages_is_whole() {
+    let stores = stores();
+    let space = ns("default");
+    let mut expected: Vec<Digest> = (0..1100)
+        .map(|number| {
+            let labels = [("even", if number % 2 == 0 { "yes" } else { "no" })];
+            let text = number.to_string();
+            stores.put(&space, text.as_bytes(), &labels, None).unwrap().digest
+        })
+        .collect();
+    let even: Vec<Digest> = expected.iter().step_by(2).cloned().collect();
+    expected.sort();
+    let list = |filters: &[&str]| stores.content.list(&space, &strings(filters)).unwrap();
+    assert_eq!(Vec::from_iter(list(&[]).into_iter().map(|info| info.digest)), expected);
+    let found = list(&["labels.even==yes"]);
+    assert_eq!(found.len(), even.len());
+    assert!(found.iter().all(|info| info.labels["even"] == "yes" && even.contains(&info.digest)));
+    let (one, other) = (format!("digest=={}", even[3]), format!("digest=={}", even[5]));
+    let found = list(&[&one, &format!("{other},labels.even==no"), "digest==sha256:nothing"]);
+    assert_eq!(Vec::from_iter(found.into_iter().map(|info| info.digest)), [even[3].clone()]);
+}
+
 #[test]
 fn a_blob_is_written_read_and_deleted() {
     let stores = stores();

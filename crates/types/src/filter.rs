@@ -12,6 +12,7 @@
 //! nothing.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use crate::{ErrorKind, Kind};
 
@@ -86,12 +87,30 @@ impl Filter {
     pub fn matches(&self, thing: &dyn Adaptor) -> bool {
         self.selectors.iter().all(|selector| selector.holds(thing))
     }
+
+    /// The only value that the field at `path` can have.
+    fn value_of(&self, path: &[&str]) -> Option<&str> {
+        self.selectors.iter().find_map(|selector| match &selector.test {
+            Test::Equal(value) if selector.path == path => Some(value.as_str()),
+            _ => None,
+        })
+    }
 }
 
 impl FilterSet {
     /// Whether `thing` matches.
     pub fn matches(&self, thing: &dyn Adaptor) -> bool {
         self.filters.is_empty() || self.filters.iter().any(|filter| filter.matches(thing))
+    }
+
+    /// The values that the field at `path` can only have in what matches;
+    /// `None` when it can have any. Who can look such things up need not look
+    /// at all of them.
+    pub fn values_of(&self, path: &[&str]) -> Option<BTreeSet<&str>> {
+        if self.filters.is_empty() {
+            return None;
+        }
+        self.filters.iter().map(|filter| filter.value_of(path)).collect()
     }
 }
 

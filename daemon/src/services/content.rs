@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use davit_content::{IngestStatus, Reader};
 use davit_events::Exchange;
-use davit_index::{ContentInfo, ContentStore, Error};
+use davit_index::{ContentInfo, ContentStore, ContentWalk, Error};
 use davit_protocols::convert::grpc::{pack, timestamp};
 use davit_protocols::grpc::containerd::events as wire_events;
 use davit_protocols::grpc::containerd::services::content::v1 as wire;
@@ -17,7 +17,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 use wire::content_server::Content as Service;
 
-use super::{blocking, lease, namespace, publish, status};
+use super::{blocking, lease, looking, namespace, publish, status};
 
 mod write;
 
@@ -76,13 +76,10 @@ impl Service for Content {
         let namespace = namespace(&request)?;
         let filters = request.into_inner().filters;
         let content = Arc::clone(&self.content);
-        let found = blocking(move || content.list(&namespace, &filters)).await?;
-        let infos: Vec<_> = found.into_iter().map(info_to_wire).collect();
-        let blocks: Vec<_> = infos
-            .chunks(LIST_BLOCK)
-            .map(|block| Ok(wire::ListContentResponse { info: block.to_vec() }))
-            .collect();
-        Ok(Response::new(Box::pin(tokio_stream::iter(blocks))))
+        let walk = content.walk(&namespace, &filters).map_err(status)?;
+        let (sender, messages) = mpsc::channel(MESSAGES_WAITING);
+        tokio::spawn(list(content, walk, sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
 
     async fn delete(
@@ -166,6 +163,36 @@ impl Service for Content {
         let content = Arc::clone(&self.content);
         blocking(move || content.abort(&namespace, &reference, lease.as_ref())).await?;
         Ok(Response::new(()))
+    }
+}
+
+/// Sends a list a page at a time, as fast as it is taken.
+async fn list(
+    content: Arc<ContentStore>,
+    mut walk: ContentWalk,
+    messages: mpsc::Sender<Result<wire::ListContentResponse, Status>>,
+) {
+    loop {
+        let content = Arc::clone(&content);
+        let read = looking(move || {
+            let page = content.next_page(&mut walk)?;
+            Ok::<_, Error>((walk, page))
+        });
+        let page = match read.await {
+            Ok((next, Some(page))) => {
+                walk = next;
+                page
+            }
+            Ok((_, None)) => return,
+            Err(error) => return drop(messages.send(Err(error)).await),
+        };
+        let mut infos = page.into_iter().map(info_to_wire).peekable();
+        while infos.peek().is_some() {
+            let info = infos.by_ref().take(LIST_BLOCK).collect();
+            if messages.send(Ok(wire::ListContentResponse { info })).await.is_err() {
+                return;
+            }
+        }
     }
 }
 

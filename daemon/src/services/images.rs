@@ -12,7 +12,7 @@ use davit_protocols::topics;
 use tonic::{Request, Response, Status};
 use wire::images_server::Images as Service;
 
-use super::{blocking, lease, namespace, publish, status};
+use super::{blocking, lease, looking, namespace, publish, status};
 use crate::gc::collect;
 
 /// Serves images from the index.
@@ -46,7 +46,7 @@ impl Service for Images {
         let namespace = namespace(&request)?;
         let filters = request.into_inner().filters;
         let index = Arc::clone(&self.index);
-        let found = blocking(move || index.images().list(&namespace, &filters)).await?;
+        let found = looking(move || index.images().list(&namespace, &filters)).await?;
         let images = found.into_iter().map(to_wire).collect();
         Ok(Response::new(wire::ListImagesResponse { images }))
     }

@@ -12,7 +12,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 use wire::maintenance_server::Maintenance as Service;
 
-use super::{blocking, namespace, status};
+use super::{looking, namespace, status};
 use crate::gc::collect;
 
 /// How many things one message tells of.
@@ -68,7 +68,7 @@ impl Service for Maintenance {
         let namespace = namespace(&request)?;
         let name = request.into_inner().name;
         let collector = Arc::clone(&self.collector);
-        let found = blocking(move || collector.explain(&namespace, &name)).await?;
+        let found = looking(move || collector.explain(&namespace, &name)).await?;
         let explanations = found.into_iter().map(explanation_to_wire).collect();
         Ok(Response::new(wire::ExplainResponse { explanations }))
     }

@@ -26,8 +26,11 @@ pub mod version;
 use davit_events::Exchange;
 use davit_index::LeaseId;
 use davit_types::{Any, Kind, Namespace};
+use tokio::sync::Semaphore;
 use tonic::{Request, Status};
 
+/// How many long lists are read at once; more wait, without a thread.
+pub const LOOKS_MAX: usize = 2;
 /// The metadata key that says whose things a call is about (containerd,
 /// `pkg/namespaces/grpc.go`).
 pub const NAMESPACE_HEADER: &str = "containerd-namespace";
@@ -96,6 +99,22 @@ where
             Err(Status::internal("the request failed inside the daemon: internal"))
         }
     }
+}
+
+/// As [`blocking`], for what looks at so much that others would wait if many
+/// did it at once: no more than [`LOOKS_MAX`] do.
+///
+/// # Errors
+/// As with [`blocking`].
+pub async fn looking<T, E, F>(work: F) -> Result<T, Status>
+where
+    T: Send + 'static,
+    E: Kind + Send + 'static,
+    F: FnOnce() -> Result<T, E> + Send + 'static,
+{
+    static LOOKS: Semaphore = Semaphore::const_new(LOOKS_MAX);
+    let _permit = LOOKS.acquire().await;
+    blocking(work).await
 }
 
 #[cfg(test)]

@@ -240,3 +240,21 @@ fn no_input_is_too_odd_to_be_answered() {
     }
     assert!(read > 100, "only {read} of the texts were filters that match");
 }
+
+#[test]
+fn tells_which_values_alone_can_match() {
+    for (filters, expected) in [
+        (&["name==a"][..], Some(&["a"][..])),
+        (&["name==b,labels.x", "labels.y==z,name==a"], Some(&["a", "b"])),
+        (&["name==a", "labels.x"], None),
+        (&["name!=a"], None),
+        (&["name~=a"], None),
+        (&["name.x==a"], None),
+        (&[""], None),
+        (&[], None),
+    ] {
+        let set = Filter::parse_all(filters).unwrap();
+        let values = set.values_of(&["name"]).map(Vec::from_iter);
+        assert_eq!(values.as_deref(), expected, "{filters:?}");
+    }
+}
