@@ -12,7 +12,7 @@ use davit_distribution::registry::{Registry, Settings};
 use davit_events::Exchange;
 use davit_index::{Collector, ContentStore, Index, Sharing, Snapshotter};
 use davit_runtime::{Limits, Tasks};
-use davit_snapshots::{Backend, Native, Overlay, OverlayConfig};
+use davit_snapshots::{Backend, Btrfs, Erofs, ErofsConfig, Native, Overlay, OverlayConfig};
 use davit_types::Kind;
 
 use crate::config::Config;
@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::lock::{Claim, claim};
 use crate::mounts::Mounts;
 use crate::plugins::{self, Plugin};
+use crate::proxy::{Differs, Proxies};
 use crate::pull::Images;
 use crate::services::diff::{Diff, DiffConfig};
 use crate::services::introspection::{pidns, uuid};
@@ -56,8 +57,12 @@ pub struct App {
     pub content: Arc<ContentStore>,
     /// Snapshots, by the name of the snapshotter.
     pub snapshotters: BTreeMap<String, Arc<Snapshotter>>,
-    /// Layers.
+    /// Layers, by our own differ.
     pub diff: Diff,
+    /// Layers, by all differs that are configured.
+    pub differs: Differs,
+    /// What runs in other processes.
+    pub proxies: Proxies,
     /// What pulls and pushes share.
     pub images: Images,
     /// What speaks with registries.
@@ -99,6 +104,9 @@ impl App {
             snapshotters.values().cloned().collect(),
         ));
         let diff = diff(&config, &content, &events)?;
+        let proxies = Proxies::new(&config, &index).map_err(Error::part("set proxies up"))?;
+        let differs = Differs::new(&config.plugins.diff.default, &diff, &proxies);
+        let differs = differs.map_err(Error::Input)?;
         let images = Images::new(
             Arc::clone(&index),
             Arc::clone(&content),
@@ -128,6 +136,8 @@ impl App {
             content,
             snapshotters,
             diff,
+            differs,
+            proxies,
             images,
             registry,
             collector,
@@ -190,36 +200,64 @@ struct Backends {
 fn backends(config: &Config) -> Backends {
     let mut found =
         Backends { opened: Vec::new(), failures: BTreeMap::new(), capabilities: BTreeMap::new() };
-    let mut fail = |plugin: String, error: &davit_snapshots::Error| {
-        let reason = error.full_message();
-        log::warn!(plugin, error = reason.as_str(); "a snapshotter does not work here");
-        found.failures.insert(plugin, reason);
-    };
-    let plugin = |name: &str| format!("io.containerd.snapshotter.v1.{name}");
-    if config.enabled(&plugin("overlayfs")) {
-        let settings = &config.plugins.overlayfs;
+    let plugins = &config.plugins;
+    found.add(config, "btrfs", || Ok((Btrfs::open(&plugins.btrfs.root_path)?, Vec::new())));
+    found.add(config, "erofs", || {
+        let settings = &plugins.erofs;
+        let options = ErofsConfig {
+            mount_options: settings.ovl_mount_options.clone(),
+            fsverity: settings.enable_fsverity,
+            immutable: settings.set_immutable,
+        };
+        let backend = Erofs::open(&settings.root_path, options)?;
+        let capabilities = backend.capabilities();
+        Ok((backend, capabilities))
+    });
+    found.add(config, "overlayfs", || {
+        let settings = &plugins.overlayfs;
         let options = OverlayConfig {
             mount_options: settings.mount_options.clone(),
             upperdir_label: settings.upperdir_label,
             slow_chown: settings.slow_chown,
-            ..OverlayConfig::default()
+            async_remove: !settings.sync_remove,
         };
-        match Overlay::open(&settings.root_path, options) {
-            Ok(backend) => {
-                let capabilities = backend.capabilities().into_iter().map(str::to_owned);
-                found.capabilities.insert(plugin("overlayfs"), capabilities.collect());
-                found.opened.push(Arc::new(backend));
-            }
-            Err(error) => fail(plugin("overlayfs"), &error),
-        }
-    }
-    if config.enabled(&plugin("native")) {
-        match Native::open(&config.plugins.native.root_path) {
-            Ok(backend) => found.opened.push(Arc::new(backend)),
-            Err(error) => fail(plugin("native"), &error),
-        }
-    }
+        let backend = Overlay::open(&settings.root_path, options)?;
+        let capabilities = backend.capabilities();
+        Ok((backend, capabilities))
+    });
+    found.add(config, "native", || Ok((Native::open(&plugins.native.root_path)?, Vec::new())));
     found
+}
+
+impl Backends {
+    /// Takes a backend in, with its capabilities, unless it is disabled.
+    fn add<B: Backend + 'static>(
+        &mut self,
+        config: &Config,
+        name: &str,
+        open: impl FnOnce() -> Result<(B, Vec<&'static str>), davit_snapshots::Error>,
+    ) {
+        let plugin = format!("io.containerd.snapshotter.v1.{name}");
+        if !config.enabled(&plugin) {
+            return;
+        }
+        match open() {
+            Ok((backend, capabilities)) => {
+                let capabilities = capabilities.into_iter().map(str::to_owned).collect();
+                self.capabilities.insert(plugin, capabilities);
+                self.opened.push(Arc::new(backend));
+            }
+            Err(error) => {
+                let (plugin, reason) = (plugin, error.full_message());
+                if matches!(error, davit_snapshots::Error::Skipped(_)) {
+                    log::info!(plugin, reason = reason.as_str(); "a snapshotter is not for here");
+                } else {
+                    log::warn!(plugin, error = reason.as_str(); "a snapshotter does not work here");
+                }
+                self.failures.insert(plugin, reason);
+            }
+        }
+    }
 }
 
 fn task_config(config: &Config) -> Result<davit_runtime::Config, Error> {

@@ -14,6 +14,7 @@ pub mod mounts;
 pub mod notify;
 pub mod oci_hook;
 pub mod plugins;
+pub mod proxy;
 pub mod publish;
 pub mod pull;
 pub mod restart;

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
+use davit_types::Platform;
+
+use crate::config::{Config, ProxyPlugin};
 
 /// A plugin as introspection tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,11 +15,11 @@ pub struct Plugin {
     /// `io.containerd.snapshotter.v1`.
     pub kind: &'static str,
     /// `overlayfs`.
-    pub id: &'static str,
+    pub id: String,
     /// The types of what containerd builds it on.
     pub requires: &'static [&'static str],
-    /// Whether it is said to run on this machine's platform.
-    pub on_platform: bool,
+    /// What it is said to run on, where it says so.
+    pub platform: Option<Platform>,
     /// What it tells clients: `root`.
     pub exports: BTreeMap<String, String>,
     /// What it can do: `remap-ids`.
@@ -56,8 +58,10 @@ const RESTART_POLICIES: [&str; 4] = ["no", "always", "on-failure", "unless-stopp
 
 /// Type, id, requirements, and whether it names a platform; containerd 2.2's,
 /// in the order in which it would start them.
-const TABLE: [(&str, &str, &[&str], bool); 39] = [
+const TABLE: [(&str, &str, &[&str], bool); 41] = [
     (CONTENT, "content", &[], false),
+    (SNAPSHOT, "btrfs", &[], true),
+    (SNAPSHOT, "erofs", &[], true),
     (SNAPSHOT, "native", &[], true),
     (SNAPSHOT, "overlayfs", &[], true),
     (EVENT, "exchange", &[], false),
@@ -116,16 +120,36 @@ pub fn list(
                 _ => capabilities.get(&name).cloned().unwrap_or_default(),
             };
             let failure = failures.get(&name).cloned();
-            Plugin { kind, id, requires, on_platform, exports, capabilities, failure }
+            let (id, platform) = (id.to_owned(), on_platform.then(Platform::host));
+            Plugin { kind, id, requires, platform, exports, capabilities, failure }
         })
+        .chain(config.proxy_plugins.iter().filter_map(|(name, proxy)| proxied(name, proxy)))
         .filter(|plugin| config.enabled(&plugin.name()))
         .collect()
+}
+
+/// A plugin that runs elsewhere; what it is said to be is all that is known of
+/// it before it is called.
+fn proxied(name: &str, proxy: &ProxyPlugin) -> Option<Plugin> {
+    let kind = [SNAPSHOT, DIFF].into_iter().find(|kind| *kind == proxy.plugin_type())?;
+    let platform = match proxy.platform.as_str() {
+        "" => Some(Platform::host()),
+        // One that cannot be read was refused with the configuration.
+        text => Platform::parse(text).ok(),
+    };
+    let mut exports = proxy.exports.clone();
+    exports.insert("address".to_owned(), proxy.address.clone());
+    let capabilities = proxy.capabilities.clone();
+    let id = name.to_owned();
+    Some(Plugin { kind, id, requires: &[], platform, exports, capabilities, failure: None })
 }
 
 fn exports(config: &Config, kind: &str, id: &str) -> BTreeMap<String, String> {
     let root = |path: &Path| vec![("root", path.display().to_string())];
     let exports = match (kind, id) {
         (CONTENT, _) => root(&content_root(config)),
+        (SNAPSHOT, "btrfs") => root(&config.plugins.btrfs.root_path),
+        (SNAPSHOT, "erofs") => root(&config.plugins.erofs.root_path),
         (SNAPSHOT, "native") => root(&config.plugins.native.root_path),
         (SNAPSHOT, _) => root(&config.plugins.overlayfs.root_path),
         (METADATA, _) => vec![

@@ -24,6 +24,7 @@ use davit_runtime::{CreateOptions, Deadline, Status, Stdio, Tasks};
 use davit_types::{ContainerId, Kind, Mount, Namespace};
 use serde_json::Value;
 
+use crate::proxy;
 use crate::services::publish;
 use policy::{Action, COUNT, LOG_URI, STATUS};
 
@@ -46,6 +47,8 @@ pub struct Monitor {
     pub content: Arc<ContentStore>,
     /// Their root filesystems.
     pub snapshotters: BTreeMap<String, Arc<Snapshotter>>,
+    /// Root filesystems that other processes keep.
+    pub proxies: BTreeMap<String, Arc<proxy::Snapshotter>>,
     /// Their tasks.
     pub tasks: Tasks,
     /// Who is told of changed labels.
@@ -225,11 +228,15 @@ impl Monitor {
         if container.snapshot_key.is_empty() {
             return Ok(Vec::new());
         }
-        let name = &container.snapshotter;
-        let snapshotter =
-            self.snapshotters.get(name).ok_or_else(|| format!("no snapshotter {name:?}"))?;
-        let mounts = snapshotter.mounts(namespace, &container.snapshot_key);
-        let mut mounts = mounts.map_err(|error| error.full_message())?;
+        let (name, key) = (&container.snapshotter, &container.snapshot_key);
+        let mounts = match (self.snapshotters.get(name), self.proxies.get(name)) {
+            (Some(own), _) => own.mounts(namespace, key).map_err(|error| error.full_message()),
+            (None, Some(proxy)) => {
+                proxy.mounts_blocking(namespace, key).map_err(|error| error.full_message())
+            }
+            (None, None) => Err(format!("no snapshotter {name:?}")),
+        };
+        let mut mounts = mounts?;
         let label = spec.pointer("/linux/mountLabel").and_then(Value::as_str).unwrap_or_default();
         if !label.is_empty() {
             for mount in &mut mounts {

@@ -18,6 +18,7 @@ use tonic::transport::Server;
 use crate::app::App;
 use crate::error::Error;
 use crate::gc::Schedule;
+use crate::proxy;
 use crate::restart::Monitor;
 use crate::services::events_ttrpc::{self, EventIntake};
 use crate::services::{
@@ -107,6 +108,10 @@ pub async fn run(
     let collecting = tokio::spawn(schedule(app).run());
     let monitored = app.config.enabled("io.containerd.monitor.container.v1.restart");
     let restarting = monitored.then(|| tokio::spawn(monitor(app).run()));
+    let sweep = |proxy: &Arc<proxy::Snapshotter>| {
+        tokio::spawn(Arc::clone(proxy).keep_swept(Arc::clone(&app.events)))
+    };
+    let sweeping: Vec<_> = app.proxies.snapshotters.values().map(sweep).collect();
     notify::supervisor("READY=1");
     log::info!(address:% = address.display(); "serving");
     let failed = |error| Error::io("serve at", address.clone())(std::io::Error::other(error));
@@ -120,6 +125,7 @@ pub async fn run(
     let drained = tokio::time::timeout(DRAIN_LIMIT, serving).await;
     intake.abort();
     collecting.abort();
+    sweeping.iter().for_each(tokio::task::JoinHandle::abort);
     if let Some(restarting) = restarting {
         restarting.abort();
     }
@@ -159,6 +165,7 @@ fn monitor(app: &App) -> Monitor {
         index: Arc::clone(&app.index),
         content: Arc::clone(&app.content),
         snapshotters: app.snapshotters.clone(),
+        proxies: app.proxies.snapshotters.clone(),
         tasks: app.tasks.clone(),
         events: Arc::clone(&app.events),
         busy: Arc::default(),
@@ -254,9 +261,13 @@ fn add_storage(routes: &mut RoutesBuilder, app: &App) {
     });
     use api::snapshots::v1::snapshots_server::SnapshotsServer;
     add!(routes, app, "snapshots", SnapshotsServer<_>, {
-        snapshots::Snapshots { snapshotters: app.snapshotters.clone(), events: events() }
+        snapshots::Snapshots {
+            snapshotters: app.snapshotters.clone(),
+            proxies: app.proxies.snapshotters.clone(),
+            events: events(),
+        }
     });
-    add!(routes, app, "diff", api::diff::v1::diff_server::DiffServer<_>, app.diff.clone());
+    add!(routes, app, "diff", api::diff::v1::diff_server::DiffServer<_>, app.differs.clone());
     add!(routes, app, "mounts", api::mounts::v1::mounts_server::MountsServer<_>, {
         mounts::Mounts { mounts: Arc::clone(&app.mounts) }
     });

@@ -3,10 +3,20 @@
 use super::document::{Document, Section};
 use super::error::ConfigError;
 use super::migrate;
-use super::{Config, LATEST_VERSION, ProxyPlugin, StreamProcessor};
+use super::{Config, LATEST_VERSION, PROXY_TYPES, ProxyPlugin, StreamProcessor};
 
 /// containerd's names for how much to log.
 pub const LEVELS: [&str; 7] = ["trace", "debug", "info", "warn", "error", "fatal", "panic"];
+
+/// What no proxy can be called, because it is there already.
+const OURS: [(&str, &str); 6] = [
+    ("snapshot", "btrfs"),
+    ("snapshot", "erofs"),
+    ("snapshot", "native"),
+    ("snapshot", "overlayfs"),
+    ("content", "content"),
+    ("diff", "walking"),
+];
 
 /// The version of the format that a file says it has: 1 when it does not say
 /// so.
@@ -77,10 +87,16 @@ fn apply_sections(
     }
     if let Some(mut section) = root.section("proxy_plugins")? {
         for (name, plugin) in section.sections()? {
-            let place = section.place(&name);
-            let full = section.full_name(&name);
-            config.proxy_plugins.insert(name, proxy_plugin(plugin, warnings)?);
-            warnings.push(format!("{place}: {full} is understood and not used yet"));
+            let (place, full) = (section.place(&name), section.full_name(&name));
+            let plugin = proxy_plugin(plugin, warnings)?;
+            if OURS.contains(&(plugin.kind.as_str(), name.as_str())) {
+                let reason = "the daemon has one of that name itself";
+                return Err(section.invalid(&name, reason));
+            }
+            if matches!(plugin.kind.as_str(), "content" | "sandbox") {
+                warnings.push(format!("{place}: {full} is understood and not used yet"));
+            }
+            config.proxy_plugins.insert(name, plugin);
         }
     }
     if let Some(mut section) = root.section("stream_processors")? {
@@ -197,11 +213,22 @@ fn proxy_plugin(
     mut section: Section<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<ProxyPlugin, ConfigError> {
-    let kinds = ["snapshot", "content", "diff", "sandbox"];
+    let names: Vec<&str> = PROXY_TYPES.iter().flat_map(|(kind, plugin)| [*kind, *plugin]).collect();
+    let kind = section.choice("type", &names)?.unwrap_or_default();
+    if kind.is_empty() {
+        return Err(section.invalid("type", &format!("is missing; one of {}", names.join(", "))));
+    }
+    let short = PROXY_TYPES.iter().find(|(_, plugin)| *plugin == kind);
+    let platform = section.string("platform")?.unwrap_or_default();
+    if !platform.is_empty()
+        && let Err(error) = davit_types::Platform::parse(&platform)
+    {
+        return Err(section.invalid("platform", &error.to_string()));
+    }
     let plugin = ProxyPlugin {
-        kind: section.choice("type", &kinds)?.unwrap_or_default(),
+        kind: short.map_or(kind.clone(), |(kind, _)| (*kind).to_owned()),
         address: section.string("address")?.unwrap_or_default(),
-        platform: section.string("platform")?.unwrap_or_default(),
+        platform,
         capabilities: section.strings("capabilities")?,
         exports: match section.section("exports")? {
             None => Default::default(),

@@ -26,7 +26,9 @@ use serde::Serialize;
 
 pub use error::ConfigError;
 pub use migrate::migrate;
-pub use plugins::{Bolt, Differs, Gc, Monitor, Native, Overlayfs, Plugins, ShimLauncher, Walking};
+pub use plugins::{
+    Bolt, Btrfs, Differs, Erofs, Gc, Monitor, Native, Overlayfs, Plugins, ShimLauncher, Walking,
+};
 
 /// Where the configuration is when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/davit/config.toml";
@@ -127,7 +129,8 @@ pub struct Timeouts {
 /// A part that runs in another process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ProxyPlugin {
-    /// `snapshot`, `content`, `diff` or `sandbox`.
+    /// `snapshot`, `content`, `diff` or `sandbox`; also as the plugin's type
+    /// (`io.containerd.snapshotter.v1`), of which this is made.
     #[serde(rename = "type")]
     pub kind: String,
     /// The path of its socket.
@@ -142,6 +145,22 @@ pub struct ProxyPlugin {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<String>,
 }
+
+impl ProxyPlugin {
+    /// The type of the plugin that it is: `io.containerd.snapshotter.v1`.
+    pub fn plugin_type(&self) -> &'static str {
+        let found = PROXY_TYPES.iter().find(|(kind, _)| *kind == self.kind);
+        found.map_or("", |(_, plugin)| plugin)
+    }
+}
+
+/// What can run in another process: containerd's word, and the plugin's type.
+const PROXY_TYPES: [(&str, &str); 4] = [
+    ("snapshot", "io.containerd.snapshotter.v1"),
+    ("content", "io.containerd.content.v1"),
+    ("diff", "io.containerd.differ.v1"),
+    ("sandbox", "io.containerd.sandbox.controller.v1"),
+];
 
 /// A program that converts a layer while it is unpacked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -252,7 +271,21 @@ impl Config {
             return Err(ConfigError::Invalid("the two sockets must have different paths".into()));
         }
         self.plugins.complete(&self.root);
-        Ok(())
+        self.check_differs()
+    }
+
+    fn check_differs(&self) -> Result<(), ConfigError> {
+        let known = |name: &&String| {
+            let proxied = self.proxy_plugins.get(*name).is_some_and(|proxy| proxy.kind == "diff");
+            *name == "walking" || proxied
+        };
+        match self.plugins.diff.default.iter().find(|name| !known(name)) {
+            None => Ok(()),
+            Some(name) => Err(ConfigError::Invalid(format!(
+                "plugins.\"io.containerd.service.v1.diff-service\".default: no differ {name:?}; \
+                 there is \"walking\", and what proxy_plugins names"
+            ))),
+        }
     }
 
     /// The file that says the same.

@@ -30,6 +30,12 @@ pub struct Plugins {
     /// How shims are launched.
     #[serde(rename = "io.containerd.shim.v1.manager")]
     pub shim: ShimLauncher,
+    /// The snapshotter `btrfs`.
+    #[serde(rename = "io.containerd.snapshotter.v1.btrfs")]
+    pub btrfs: Btrfs,
+    /// The snapshotter `erofs`.
+    #[serde(rename = "io.containerd.snapshotter.v1.erofs")]
+    pub erofs: Erofs,
     /// The snapshotter `native`.
     #[serde(rename = "io.containerd.snapshotter.v1.native")]
     pub native: Native,
@@ -98,7 +104,8 @@ impl Default for Monitor {
 /// Unpacking and comparing.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Differs {
-    /// Who does it, `walking` alone.
+    /// Who does it, in the order in which they are asked: `walking`, or a
+    /// differ among the proxies.
     pub default: Vec<String>,
     /// Bring every unpacked layer to the disk before saying so.
     pub sync_fs: bool,
@@ -185,6 +192,31 @@ pub struct Overlayfs {
     pub slow_chown: bool,
     /// What is added to the options of every mount.
     pub mount_options: Vec<String>,
+    /// Answer to a removal when the files are gone. Otherwise they go in the
+    /// background.
+    pub sync_remove: bool,
+}
+
+/// The snapshotter `btrfs`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Btrfs {
+    /// Where its subvolumes are; `io.containerd.snapshotter.v1.btrfs` below
+    /// the root by default.
+    pub root_path: PathBuf,
+}
+
+/// The snapshotter `erofs`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Erofs {
+    /// Where its layers are; `io.containerd.snapshotter.v1.erofs` below the
+    /// root by default.
+    pub root_path: PathBuf,
+    /// What is added to the options of every overlay mount.
+    pub ovl_mount_options: Vec<String>,
+    /// Let the kernel check every byte of a layer that is read.
+    pub enable_fsverity: bool,
+    /// Protect layers from being changed or removed by accident.
+    pub set_immutable: bool,
 }
 
 impl Plugins {
@@ -208,6 +240,12 @@ impl Plugins {
             "io.containerd.runtime.v2.task" => self.apply_task(section)?,
             "io.containerd.service.v1.diff-service" => self.diff.apply(section)?,
             "io.containerd.differ.v1.walking" => self.walking.apply(section)?,
+            "io.containerd.snapshotter.v1.btrfs" => {
+                if let Some(path) = section.string("root_path")? {
+                    self.btrfs.root_path = path.into();
+                }
+            }
+            "io.containerd.snapshotter.v1.erofs" => self.erofs.apply(section)?,
             "io.containerd.snapshotter.v1.native" => {
                 if let Some(path) = section.string("root_path")? {
                     self.native.root_path = path.into();
@@ -237,6 +275,8 @@ impl Plugins {
 
     pub(super) fn complete(&mut self, root: &Path) {
         for (path, name) in [
+            (&mut self.btrfs.root_path, "io.containerd.snapshotter.v1.btrfs"),
+            (&mut self.erofs.root_path, "io.containerd.snapshotter.v1.erofs"),
             (&mut self.native.root_path, "io.containerd.snapshotter.v1.native"),
             (&mut self.overlayfs.root_path, "io.containerd.snapshotter.v1.overlayfs"),
         ] {
@@ -284,11 +324,9 @@ impl Gc {
 
 impl Differs {
     fn apply(&mut self, section: &mut Section<'_>) -> Result<(), ConfigError> {
-        for differ in section.strings("default")? {
-            if !self.default.contains(&differ) {
-                let reason = format!("no differ {differ:?}; there is \"walking\" alone");
-                return Err(section.invalid("default", &reason));
-            }
+        let differs = section.strings("default")?;
+        if !differs.is_empty() {
+            self.default = differs;
         }
         if let Some(flag) = section.boolean("sync_fs")? {
             self.sync_fs |= flag;
@@ -322,10 +360,39 @@ impl Overlayfs {
         if let Some(flag) = section.boolean("slow_chown")? {
             self.slow_chown |= flag;
         }
+        if let Some(flag) = section.boolean("sync_remove")? {
+            self.sync_remove |= flag;
+        }
         for option in section.strings("mount_options")? {
             if !self.mount_options.contains(&option) {
                 self.mount_options.push(option);
             }
+        }
+        Ok(())
+    }
+}
+
+impl Erofs {
+    fn apply(&mut self, section: &mut Section<'_>) -> Result<(), ConfigError> {
+        if let Some(path) = section.string("root_path")? {
+            self.root_path = path.into();
+        }
+        for option in section.strings("ovl_mount_options")? {
+            if !self.ovl_mount_options.contains(&option) {
+                self.ovl_mount_options.push(option);
+            }
+        }
+        for (key, setting) in [
+            ("enable_fsverity", &mut self.enable_fsverity),
+            ("set_immutable", &mut self.set_immutable),
+        ] {
+            if let Some(flag) = section.boolean(key)? {
+                *setting |= flag;
+            }
+        }
+        if section.string("default_size")?.is_some_and(|size| size != "0") {
+            let reason = "writable layers of a fixed size are not there yet";
+            return Err(section.invalid("default_size", reason));
         }
         Ok(())
     }

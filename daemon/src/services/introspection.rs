@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use davit_protocols::convert::grpc::{any_from, unpack};
 use davit_protocols::grpc::containerd::services::introspection::v1 as wire;
-use davit_protocols::grpc::containerd::types::{Platform, RuntimeRequest};
+use davit_protocols::grpc::containerd::types::RuntimeRequest;
 use davit_protocols::grpc::google::rpc;
 use davit_runtime::{Deadline, Tasks};
 use davit_types::ErrorKind;
@@ -79,7 +79,7 @@ impl Service for Introspection {
                     "cannot get extra info, plugin not successfully loaded: failed precondition",
                 ));
             }
-            Some(options) if (plugin.kind, plugin.id) == RUNTIME_PLUGIN => {
+            Some(options) if (plugin.kind, plugin.id.as_str()) == RUNTIME_PLUGIN => {
                 Some(self.runtime_info(options).await?)
             }
             Some(_) => {
@@ -116,7 +116,7 @@ impl Adaptor for Fields<'_> {
     fn field(&self, path: &[&str]) -> Option<Cow<'_, str>> {
         match path {
             ["type", ..] => Some(Cow::Borrowed(self.0.kind)),
-            ["id", ..] => Some(Cow::Borrowed(self.0.id)),
+            ["id", ..] => Some(Cow::Borrowed(self.0.id.as_str())),
             _ => None,
         }
     }
@@ -130,29 +130,12 @@ fn message(plugin: &Plugin) -> wire::Plugin {
     });
     wire::Plugin {
         r#type: plugin.kind.to_owned(),
-        id: plugin.id.to_owned(),
+        id: plugin.id.clone(),
         requires: plugin.requires.iter().map(|required| (*required).to_owned()).collect(),
-        platforms: plugin.on_platform.then(this_platform).into_iter().collect(),
+        platforms: plugin.platform.clone().map(Into::into).into_iter().collect(),
         exports: plugin.exports.clone(),
         capabilities: plugin.capabilities.clone(),
         init_err: failure,
-    }
-}
-
-/// This machine's platform, in Go's names.
-fn this_platform() -> Platform {
-    let (architecture, variant) = match std::env::consts::ARCH {
-        "x86_64" => ("amd64", ""),
-        "aarch64" => ("arm64", "v8"),
-        "arm" => ("arm", "v7"),
-        "powerpc64" => ("ppc64le", ""),
-        other => (other, ""),
-    };
-    Platform {
-        os: std::env::consts::OS.to_owned(),
-        architecture: architecture.to_owned(),
-        variant: variant.to_owned(),
-        ..Platform::default()
     }
 }
 

@@ -10,35 +10,86 @@ use davit_index::{Error, SnapshotInfo, Snapshotter};
 use davit_protocols::convert::grpc::{pack, timestamp};
 use davit_protocols::grpc::containerd::events as wire_events;
 use davit_protocols::grpc::containerd::services::snapshots::v1 as wire;
+use davit_protocols::grpc::containerd::types::Mount as WireMount;
 use davit_protocols::topics;
 use davit_snapshots::SnapshotKind;
-use davit_types::Mount;
+use davit_types::{Any, Namespace};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 use wire::snapshots_server::Snapshots as Service;
 
-use super::{blocking, lease, namespace, publish};
+use super::{blocking, lease, namespace, publish, status};
+use crate::proxy::{self, Creation};
 
 /// How many snapshots one message of a list tells of, as with containerd.
 const LIST_BLOCK: usize = 100;
 
-/// Serves snapshots from the index and the backends.
+/// Serves snapshots from the index and the backends, or from other processes.
 #[derive(Clone)]
 pub struct Snapshots {
     /// By name.
     pub snapshotters: BTreeMap<String, Arc<Snapshotter>>,
+    /// Those that run elsewhere, by name.
+    pub proxies: BTreeMap<String, Arc<proxy::Snapshotter>>,
     /// Who is told of changes.
     pub events: Arc<Exchange>,
 }
 
+/// Where a snapshotter is.
+enum Place {
+    Here(Arc<Snapshotter>),
+    Elsewhere(Arc<proxy::Snapshotter>),
+}
+
 impl Snapshots {
-    fn find(&self, name: &str) -> Result<Arc<Snapshotter>, Status> {
+    fn find(&self, name: &str) -> Result<Place, Status> {
         let refuse = |what: String| Status::invalid_argument(format!("{what}: invalid argument"));
         if name.is_empty() {
             return Err(refuse("snapshotter argument missing".to_owned()));
         }
-        let found = self.snapshotters.get(name).cloned();
-        found.ok_or_else(|| refuse(format!("snapshotter not loaded: {name}")))
+        if let Some(here) = self.snapshotters.get(name) {
+            return Ok(Place::Here(Arc::clone(here)));
+        }
+        let elsewhere = self.proxies.get(name).cloned().map(Place::Elsewhere);
+        elsewhere.ok_or_else(|| refuse(format!("snapshotter not loaded: {name}")))
+    }
+
+    /// What publishes an event, when it is called.
+    fn news(
+        &self,
+        namespace: &Namespace,
+        topic: &'static str,
+        event: Any,
+    ) -> impl FnOnce() + Send + 'static {
+        let (events, namespace) = (Arc::clone(&self.events), namespace.clone());
+        move || publish(&events, &namespace, topic, event)
+    }
+
+    async fn create(
+        &self,
+        name: &str,
+        creation: Creation,
+        then: impl FnOnce() + Send + 'static,
+    ) -> Result<Vec<WireMount>, Status> {
+        let mounts = match self.find(name)? {
+            Place::Here(snapshotter) => {
+                blocking(move || {
+                    let Creation { namespace, key, parent, kind, labels, lease } = creation;
+                    let lease = lease.as_ref();
+                    let mounts = match kind {
+                        SnapshotKind::View => {
+                            snapshotter.view(&namespace, &key, &parent, &labels, lease)?
+                        }
+                        _ => snapshotter.prepare(&namespace, &key, &parent, &labels, lease)?,
+                    };
+                    then();
+                    Ok::<_, Error>(mounts)
+                })
+                .await?
+            }
+            Place::Elsewhere(proxy) => proxy.create(creation, then).await.map_err(status)?,
+        };
+        Ok(mounts.into_iter().map(Into::into).collect())
     }
 }
 
@@ -48,61 +99,71 @@ impl Service for Snapshots {
         &self,
         request: Request<wire::PrepareSnapshotRequest>,
     ) -> Result<Response<wire::PrepareSnapshotResponse>, Status> {
-        let snapshotter = self.find(&request.get_ref().snapshotter)?;
         let (namespace, lease) = (namespace(&request)?, lease(&request));
-        let wire::PrepareSnapshotRequest { snapshotter: name, key, parent, labels } =
+        let wire::PrepareSnapshotRequest { snapshotter, key, parent, labels } =
             request.into_inner();
-        let events = Arc::clone(&self.events);
-        let mounts = blocking(move || {
-            let mounts = snapshotter.prepare(&namespace, &key, &parent, &labels, lease.as_ref())?;
-            let event = pack(&wire_events::SnapshotPrepare { key, parent, snapshotter: name });
-            publish(&events, &namespace, topics::SNAPSHOT_PREPARE, event);
-            Ok::<_, Error>(mounts)
-        })
-        .await?;
-        Ok(Response::new(wire::PrepareSnapshotResponse { mounts: to_wire(mounts) }))
+        let name = snapshotter.clone();
+        let event =
+            wire_events::SnapshotPrepare { key: key.clone(), parent: parent.clone(), snapshotter };
+        let then = self.news(&namespace, topics::SNAPSHOT_PREPARE, pack(&event));
+        let kind = SnapshotKind::Active;
+        let creation = Creation { namespace, key, parent, kind, labels, lease };
+        let mounts = self.create(&name, creation, then).await?;
+        Ok(Response::new(wire::PrepareSnapshotResponse { mounts }))
     }
 
     async fn view(
         &self,
         request: Request<wire::ViewSnapshotRequest>,
     ) -> Result<Response<wire::ViewSnapshotResponse>, Status> {
-        let snapshotter = self.find(&request.get_ref().snapshotter)?;
         let (namespace, lease) = (namespace(&request)?, lease(&request));
-        let wire::ViewSnapshotRequest { key, parent, labels, .. } = request.into_inner();
-        let mounts =
-            blocking(move || snapshotter.view(&namespace, &key, &parent, &labels, lease.as_ref()))
-                .await?;
-        Ok(Response::new(wire::ViewSnapshotResponse { mounts: to_wire(mounts) }))
+        let wire::ViewSnapshotRequest { snapshotter, key, parent, labels } = request.into_inner();
+        let kind = SnapshotKind::View;
+        let creation = Creation { namespace, key, parent, kind, labels, lease };
+        let mounts = self.create(&snapshotter, creation, || {}).await?;
+        Ok(Response::new(wire::ViewSnapshotResponse { mounts }))
     }
 
     async fn mounts(
         &self,
         request: Request<wire::MountsRequest>,
     ) -> Result<Response<wire::MountsResponse>, Status> {
-        let snapshotter = self.find(&request.get_ref().snapshotter)?;
+        let place = self.find(&request.get_ref().snapshotter)?;
         let namespace = namespace(&request)?;
         let key = request.into_inner().key;
-        let mounts = blocking(move || snapshotter.mounts(&namespace, &key)).await?;
-        Ok(Response::new(wire::MountsResponse { mounts: to_wire(mounts) }))
+        let mounts = match place {
+            Place::Here(here) => blocking(move || here.mounts(&namespace, &key)).await?,
+            Place::Elsewhere(proxy) => proxy.mounts(&namespace, &key).await.map_err(status)?,
+        };
+        let mounts = mounts.into_iter().map(Into::into).collect();
+        Ok(Response::new(wire::MountsResponse { mounts }))
     }
 
     async fn commit(
         &self,
         request: Request<wire::CommitSnapshotRequest>,
     ) -> Result<Response<()>, Status> {
-        let snapshotter = self.find(&request.get_ref().snapshotter)?;
+        let place = self.find(&request.get_ref().snapshotter)?;
         let (namespace, lease) = (namespace(&request)?, lease(&request));
-        let wire::CommitSnapshotRequest { snapshotter: in_name, name, key, labels, parent } =
+        let wire::CommitSnapshotRequest { snapshotter, name, key, labels, parent } =
             request.into_inner();
-        let events = Arc::clone(&self.events);
-        blocking(move || {
-            snapshotter.commit(&namespace, &name, &key, &parent, &labels, lease.as_ref())?;
-            let event = pack(&wire_events::SnapshotCommit { key, name, snapshotter: in_name });
-            publish(&events, &namespace, topics::SNAPSHOT_COMMIT, event);
-            Ok::<_, Error>(())
-        })
-        .await?;
+        let (in_key, in_name) = (key.clone(), name.clone());
+        let event = pack(&wire_events::SnapshotCommit { key: in_key, name: in_name, snapshotter });
+        let then = self.news(&namespace, topics::SNAPSHOT_COMMIT, event);
+        match place {
+            Place::Here(here) => {
+                blocking(move || {
+                    here.commit(&namespace, &name, &key, &parent, &labels, lease.as_ref())?;
+                    then();
+                    Ok::<_, Error>(())
+                })
+                .await?;
+            }
+            Place::Elsewhere(proxy) => {
+                let names = (name, key, parent);
+                proxy.commit(namespace, names, labels, lease, then).await.map_err(status)?;
+            }
+        }
         Ok(Response::new(()))
     }
 
@@ -110,17 +171,24 @@ impl Service for Snapshots {
         &self,
         request: Request<wire::RemoveSnapshotRequest>,
     ) -> Result<Response<()>, Status> {
-        let snapshotter = self.find(&request.get_ref().snapshotter)?;
+        let place = self.find(&request.get_ref().snapshotter)?;
         let (namespace, lease) = (namespace(&request)?, lease(&request));
-        let wire::RemoveSnapshotRequest { snapshotter: name, key } = request.into_inner();
-        let events = Arc::clone(&self.events);
-        blocking(move || {
-            snapshotter.remove(&namespace, &key, lease.as_ref())?;
-            let event = pack(&wire_events::SnapshotRemove { key, snapshotter: name });
-            publish(&events, &namespace, topics::SNAPSHOT_REMOVE, event);
-            Ok::<_, Error>(())
-        })
-        .await?;
+        let wire::RemoveSnapshotRequest { snapshotter, key } = request.into_inner();
+        let event = pack(&wire_events::SnapshotRemove { key: key.clone(), snapshotter });
+        let then = self.news(&namespace, topics::SNAPSHOT_REMOVE, event);
+        match place {
+            Place::Here(here) => {
+                blocking(move || {
+                    here.remove(&namespace, &key, lease.as_ref())?;
+                    then();
+                    Ok::<_, Error>(())
+                })
+                .await?;
+            }
+            Place::Elsewhere(proxy) => {
+                proxy.remove(namespace, key, lease, then).await.map_err(status)?;
+            }
+        }
         Ok(Response::new(()))
     }
 
@@ -128,10 +196,13 @@ impl Service for Snapshots {
         &self,
         request: Request<wire::StatSnapshotRequest>,
     ) -> Result<Response<wire::StatSnapshotResponse>, Status> {
-        let snapshotter = self.find(&request.get_ref().snapshotter)?;
+        let place = self.find(&request.get_ref().snapshotter)?;
         let namespace = namespace(&request)?;
         let key = request.into_inner().key;
-        let info = blocking(move || snapshotter.stat(&namespace, &key)).await?;
+        let info = match place {
+            Place::Here(here) => blocking(move || here.stat(&namespace, &key)).await?,
+            Place::Elsewhere(proxy) => proxy.stat(&namespace, &key).await.map_err(status)?,
+        };
         Ok(Response::new(wire::StatSnapshotResponse { info: Some(info_to_wire(info)) }))
     }
 
@@ -139,12 +210,19 @@ impl Service for Snapshots {
         &self,
         request: Request<wire::UpdateSnapshotRequest>,
     ) -> Result<Response<wire::UpdateSnapshotResponse>, Status> {
-        let snapshotter = self.find(&request.get_ref().snapshotter)?;
+        let place = self.find(&request.get_ref().snapshotter)?;
         let namespace = namespace(&request)?;
         let wire::UpdateSnapshotRequest { info, update_mask, .. } = request.into_inner();
         let wire::Info { name, labels, .. } = info.unwrap_or_default();
         let paths = update_mask.unwrap_or_default().paths;
-        let info = blocking(move || snapshotter.update(&namespace, &name, &labels, &paths)).await?;
+        let info = match place {
+            Place::Here(here) => {
+                blocking(move || here.update(&namespace, &name, &labels, &paths)).await?
+            }
+            Place::Elsewhere(proxy) => {
+                proxy.update(&namespace, name, labels, paths).await.map_err(status)?
+            }
+        };
         Ok(Response::new(wire::UpdateSnapshotResponse { info: Some(info_to_wire(info)) }))
     }
 
@@ -155,10 +233,13 @@ impl Service for Snapshots {
         &self,
         request: Request<wire::ListSnapshotsRequest>,
     ) -> Result<Response<Self::ListStream>, Status> {
-        let snapshotter = self.find(&request.get_ref().snapshotter)?;
+        let place = self.find(&request.get_ref().snapshotter)?;
         let namespace = namespace(&request)?;
         let filters = request.into_inner().filters;
-        let found = blocking(move || snapshotter.list(&namespace, &filters)).await?;
+        let found = match place {
+            Place::Here(here) => blocking(move || here.list(&namespace, &filters)).await?,
+            Place::Elsewhere(proxy) => proxy.list(&namespace, filters).await.map_err(status)?,
+        };
         let infos: Vec<_> = found.into_iter().map(info_to_wire).collect();
         let blocks: Vec<_> = infos
             .chunks(LIST_BLOCK)
@@ -171,10 +252,13 @@ impl Service for Snapshots {
         &self,
         request: Request<wire::UsageRequest>,
     ) -> Result<Response<wire::UsageResponse>, Status> {
-        let snapshotter = self.find(&request.get_ref().snapshotter)?;
+        let place = self.find(&request.get_ref().snapshotter)?;
         let namespace = namespace(&request)?;
         let key = request.into_inner().key;
-        let usage = blocking(move || snapshotter.usage(&namespace, &key)).await?;
+        let usage = match place {
+            Place::Here(here) => blocking(move || here.usage(&namespace, &key)).await?,
+            Place::Elsewhere(proxy) => proxy.usage(&namespace, &key).await.map_err(status)?,
+        };
         let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let (size, inodes) = (signed(usage.size), signed(usage.inodes));
         Ok(Response::new(wire::UsageResponse { size, inodes }))
@@ -184,14 +268,14 @@ impl Service for Snapshots {
         &self,
         request: Request<wire::CleanupRequest>,
     ) -> Result<Response<()>, Status> {
-        let snapshotter = self.find(&request.get_ref().snapshotter)?;
-        blocking(move || snapshotter.cleanup()).await?;
+        match self.find(&request.get_ref().snapshotter)? {
+            Place::Here(here) => blocking(move || here.cleanup()).await?,
+            Place::Elsewhere(proxy) => {
+                proxy.sweep(&namespace(&request)?).await.map_err(status)?;
+            }
+        }
         Ok(Response::new(()))
     }
-}
-
-fn to_wire(mounts: Vec<Mount>) -> Vec<davit_protocols::grpc::containerd::types::Mount> {
-    mounts.into_iter().map(Into::into).collect()
 }
 
 fn info_to_wire(info: SnapshotInfo) -> wire::Info {
