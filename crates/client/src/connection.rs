@@ -131,9 +131,15 @@ impl Client {
         /// Snapshots.
         snapshots: api::snapshots::v1::snapshots_client::SnapshotsClient<Intercepted>
             = api::snapshots::v1::snapshots_client::SnapshotsClient;
+        /// Streams that a transfer uses.
+        streaming: api::streaming::v1::streaming_client::StreamingClient<Intercepted>
+            = api::streaming::v1::streaming_client::StreamingClient;
         /// Running containers.
         tasks: api::tasks::v1::tasks_client::TasksClient<Intercepted>
             = api::tasks::v1::tasks_client::TasksClient;
+        /// Moving images; [`crate::transfer`] makes it easy.
+        transfer: api::transfer::v1::transfer_client::TransferClient<Intercepted>
+            = api::transfer::v1::transfer_client::TransferClient;
         /// The daemon's version.
         version: api::version::v1::version_client::VersionClient<Intercepted>
             = api::version::v1::version_client::VersionClient;

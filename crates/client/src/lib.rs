@@ -30,6 +30,7 @@ pub mod import;
 mod lease;
 pub mod naming;
 pub mod spec;
+pub mod transfer;
 pub mod user;
 
 pub use connection::{Client, Metadata};

@@ -1,0 +1,265 @@
+//! The transfer service, from the client's side: images between the daemon's
+//! store, registries and archives, with progress. Works on davitd and on
+//! containerd 2.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use davit_protocols::grpc::containerd::services::streaming::v1::StreamInit;
+use davit_protocols::grpc::containerd::services::transfer::v1::{TransferOptions, TransferRequest};
+pub use davit_protocols::grpc::containerd::types::transfer as types;
+use prost::Message;
+use prost_types::Any;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{Client, Error};
+
+/// Messages to the daemon that may wait to be sent, for each stream.
+const PENDING_MAX: usize = 16;
+/// What the daemon may send of an archive before we have taken it, in bytes.
+const WINDOW: i32 = 1 << 20;
+/// How long to listen for the last reports once the transfer has ended.
+/// containerd does not say which is the last.
+const LAST_REPORTS: Duration = Duration::from_millis(300);
+
+const PACKAGE: &str = "containerd.types.transfer";
+
+/// A stream that a transfer uses, open.
+struct Stream {
+    id: String,
+    outgoing: mpsc::Sender<Any>,
+    incoming: tonic::Streaming<Any>,
+}
+
+impl Stream {
+    /// Opens one and waits until it can be used.
+    async fn open(client: &Client, kind: &str) -> Result<Self, Error> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let now = jiff::Timestamp::now().as_nanosecond();
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{now}-{}-{number}-{kind}", std::process::id());
+        let (outgoing, receiver) = mpsc::channel(PENDING_MAX);
+        let init = StreamInit { id: id.clone() };
+        let type_url = "containerd.services.streaming.v1.StreamInit".to_owned();
+        let first = Any { type_url, value: init.encode_to_vec() };
+        outgoing.send(first).await.map_err(|_| Error::Stopped)?;
+        let opened = client.streaming().stream(ReceiverStream::new(receiver)).await?;
+        let mut incoming = opened.into_inner();
+        // The daemon's first message says that the stream is registered.
+        incoming.message().await?.ok_or_else(|| Error::invalid(&id, "the stream has ended"))?;
+        Ok(Self { id, outgoing, incoming })
+    }
+
+    async fn send(&self, name: &str, message: &impl Message) -> Result<(), Error> {
+        self.outgoing.send(pack(name, message)).await.map_err(|_| Error::Stopped)
+    }
+
+    /// The next message of type `name`; others are passed over. `None` at the
+    /// end.
+    async fn next<M: Message + Default>(&mut self, name: &str) -> Result<Option<M>, Error> {
+        while let Some(any) = self.incoming.message().await? {
+            if any.type_url.rsplit('/').next() != Some(&format!("{PACKAGE}.{name}")) {
+                continue;
+            }
+            let message = M::decode(any.value.as_slice());
+            return message.map(Some).map_err(|error| Error::invalid(name, error));
+        }
+        Ok(None)
+    }
+}
+
+fn pack(name: &str, message: &impl Message) -> Any {
+    Any { type_url: format!("{PACKAGE}.{name}"), value: message.encode_to_vec() }
+}
+
+/// A registry, as source or destination.
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    /// Host, repository, and tag or digest.
+    pub reference: String,
+    /// Speak plain http with hosts that no file describes.
+    pub plain_http: bool,
+    /// A directory of `hosts.toml` files, on the daemon's machine.
+    pub hosts_dir: String,
+    /// Sent along with every request.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Fetches from `registry` what `store` says.
+///
+/// `login` is asked who we are; `told` is told how it goes. Dropping this ends
+/// the transfer.
+///
+/// # Errors
+/// What the daemon answers; Unimplemented from those without the service.
+pub async fn pull(
+    client: &Client,
+    registry: &Registry,
+    store: &types::ImageStore,
+    login: impl AsyncFnMut(types::AuthRequest) -> types::AuthResponse,
+    told: impl FnMut(types::Progress),
+) -> Result<(), Error> {
+    let streams = Streams::open(client).await?;
+    let request = streams.request(registry.source(&streams.auth.id), pack("ImageStore", store));
+    run(client, request, streams, login, told).await
+}
+
+/// Sends the image `name` to `registry`. See [`pull`].
+///
+/// # Errors
+/// As [`pull`].
+pub async fn push(
+    client: &Client,
+    name: &str,
+    registry: &Registry,
+    login: impl AsyncFnMut(types::AuthRequest) -> types::AuthResponse,
+    told: impl FnMut(types::Progress),
+) -> Result<(), Error> {
+    let streams = Streams::open(client).await?;
+    let store = types::ImageStore { name: name.to_owned(), ..Default::default() };
+    let to = registry.source(&streams.auth.id);
+    let request = streams.request(pack("ImageStore", &store), to);
+    run(client, request, streams, login, told).await
+}
+
+/// Has the daemon write an archive of `images`, as `options` say, and hands
+/// its bytes to `take`, which may wait.
+///
+/// # Errors
+/// As [`pull`], and those of `take`.
+pub async fn export<E: From<Error>>(
+    client: &Client,
+    images: &[String],
+    options: types::ImageExportStream,
+    mut take: impl AsyncFnMut(Bytes) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut stream = Stream::open(client, "export").await?;
+    let extra = |name: &String| types::ImageReference { name: name.clone(), ..Default::default() };
+    let store = types::ImageStore {
+        extra_references: images.iter().map(extra).collect(),
+        ..Default::default()
+    };
+    let to = types::ImageExportStream { stream: stream.id.clone(), ..options };
+    let request = TransferRequest {
+        source: Some(pack("ImageStore", &store)),
+        destination: Some(pack("ImageExportStream", &to)),
+        options: None,
+    };
+    let mut service = client.transfer();
+    let mut call = std::pin::pin!(service.transfer(request));
+    let mut window = 0;
+    loop {
+        if window < WINDOW {
+            let update = types::WindowUpdate { update: WINDOW };
+            // A daemon that is gone is found by what follows.
+            let _ = stream.send("WindowUpdate", &update).await;
+            window += WINDOW;
+        }
+        tokio::select! {
+            biased;
+            data = stream.next::<types::Data>("Data") => match data? {
+                Some(data) => {
+                    window -= i32::try_from(data.data.len()).unwrap_or(window).min(window);
+                    take(data.data.into()).await?;
+                }
+                None => break,
+            },
+            answer = &mut call => {
+                answer.map_err(Error::from)?;
+                return rest(stream, take).await;
+            }
+        }
+    }
+    call.await.map_err(Error::from)?;
+    Ok(())
+}
+
+/// Takes what the daemon had sent before it answered.
+async fn rest<E: From<Error>>(
+    mut stream: Stream,
+    mut take: impl AsyncFnMut(Bytes) -> Result<(), E>,
+) -> Result<(), E> {
+    while let Ok(Ok(Some(data))) =
+        tokio::time::timeout(LAST_REPORTS, stream.next::<types::Data>("Data")).await
+    {
+        take(data.data.into()).await?;
+    }
+    Ok(())
+}
+
+/// Those that a transfer with a registry uses.
+struct Streams {
+    progress: Stream,
+    auth: Stream,
+}
+
+impl Streams {
+    async fn open(client: &Client) -> Result<Self, Error> {
+        let progress = Stream::open(client, "progress").await?;
+        Ok(Self { progress, auth: Stream::open(client, "creds").await? })
+    }
+
+    fn request(&self, source: Any, destination: Any) -> TransferRequest {
+        let options = Some(TransferOptions { progress_stream: self.progress.id.clone() });
+        TransferRequest { source: Some(source), destination: Some(destination), options }
+    }
+}
+
+impl Registry {
+    fn source(&self, auth_stream: &str) -> Any {
+        let resolver = types::RegistryResolver {
+            auth_stream: auth_stream.to_owned(),
+            headers: self.headers.iter().cloned().collect(),
+            host_dir: self.hosts_dir.clone(),
+            default_scheme: if self.plain_http { "http".to_owned() } else { String::new() },
+            ..Default::default()
+        };
+        let reference = self.reference.clone();
+        pack("OCIRegistry", &types::OciRegistry { reference, resolver: Some(resolver) })
+    }
+}
+
+async fn run(
+    client: &Client,
+    request: TransferRequest,
+    mut streams: Streams,
+    mut login: impl AsyncFnMut(types::AuthRequest) -> types::AuthResponse,
+    mut told: impl FnMut(types::Progress),
+) -> Result<(), Error> {
+    let Streams { progress, auth } = &mut streams;
+    let answering = async {
+        while let Ok(Some(request)) = auth.next::<types::AuthRequest>("AuthRequest").await {
+            let answer = login(request).await;
+            if auth.send("AuthResponse", &answer).await.is_err() {
+                break;
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut answering = std::pin::pin!(answering);
+    let mut service = client.transfer();
+    let mut call = std::pin::pin!(service.transfer(request));
+    let mut listens = true;
+    let answer = loop {
+        tokio::select! {
+            answer = &mut call => break answer,
+            report = progress.next::<types::Progress>("Progress"), if listens => match report {
+                Ok(Some(report)) => told(report),
+                // The answer to the call says what went wrong.
+                _ => listens = false,
+            },
+            () = &mut answering => {}
+        }
+    };
+    while listens {
+        let report = progress.next::<types::Progress>("Progress");
+        match tokio::time::timeout(LAST_REPORTS, report).await {
+            Ok(Ok(Some(report))) => told(report),
+            _ => listens = false,
+        }
+    }
+    answer?;
+    Ok(())
+}
