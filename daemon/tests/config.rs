@@ -318,3 +318,131 @@ fn migrating_keeps_everything_and_means_the_same() {
     let text = std::fs::read_to_string(&new).unwrap();
     assert_eq!(count(&text), count(&containerd_default()), "{text}");
 }
+
+#[test]
+fn images_on_their_way_have_settings() {
+    let (config, warnings) = load(
+        r#"version = 3
+[plugins."io.containerd.transfer.v1.local"]
+  max_concurrent_downloads = 7
+  max_concurrent_uploaded_layers = 0
+  max_concurrent_unpacks = 2
+  concurrent_layer_fetch_buffer = 8388608
+  check_platform_supported = true
+  config_path = "/a:/b"
+  [[plugins."io.containerd.transfer.v1.local".unpack_config]]
+    platform = "linux/arm64"
+    snapshotter = "native"
+  [[plugins."io.containerd.transfer.v1.local".unpack_config]]
+    platform = "linux(+erofs)/amd64"
+    snapshotter = "erofs"
+    differ = "walking"
+    optional = true
+[plugins."io.containerd.image-verifier.v1.bindir"]
+  bin_dir = "/verifiers"
+  max_verifiers = -1
+  per_verifier_timeout = "1m0s"
+"#,
+    );
+    assert_eq!(warnings, Vec::<String>::new());
+    let transfer = &config.plugins.transfer;
+    assert_eq!(transfer.max_concurrent_downloads, 7);
+    assert_eq!(transfer.max_concurrent_uploaded_layers, 0);
+    assert_eq!(transfer.max_concurrent_unpacks, 2);
+    assert_eq!(transfer.concurrent_layer_fetch_buffer, 8 << 20);
+    assert!(transfer.check_platform_supported);
+    let unpacks: Vec<String> = transfer
+        .unpacks()
+        .iter()
+        .map(|unpack| {
+            format!("{} {} {}", unpack.platform.to_full_string(), unpack.snapshotter, unpack.differ)
+        })
+        .collect();
+    assert_eq!(unpacks, ["linux/arm64 native ", "linux(+erofs)/amd64 erofs walking"]);
+    assert_eq!(config.plugins.registry_directories(), [Path::new("/a"), Path::new("/b")]);
+    let verifier = &config.plugins.image_verifier;
+    assert_eq!(verifier.bin_dir, Path::new("/verifiers"));
+    assert_eq!(
+        (verifier.max_verifiers, verifier.per_verifier_timeout),
+        (-1, Duration::from_secs(60))
+    );
+    // What is printed is read again as the same.
+    assert_eq!(load(&config.to_toml()), (config, Vec::new()));
+}
+
+#[test]
+fn registries_are_where_transfers_or_the_cri_plugin_look() {
+    for (text, directories) in [
+        ("", &[][..]),
+        (
+            "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/old\"",
+            &["/old"],
+        ),
+        (
+            "version = 3\n[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \":/c:/d\"",
+            &["/c", "/d"],
+        ),
+        (
+            "version = 3\n[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"/c\"\n\
+             [plugins.\"io.containerd.transfer.v1.local\"]\nconfig_path = \"/t\"",
+            &["/t"],
+        ),
+    ] {
+        let (config, _) = load(text);
+        let wanted: Vec<&Path> = directories.iter().map(Path::new).collect();
+        assert_eq!(config.plugins.registry_directories(), wanted, "{text}");
+    }
+    let (config, _) = load("");
+    let here = &config.plugins.transfer.unpacks()[0];
+    assert_eq!((here.platform.os.as_str(), here.snapshotter.as_str()), ("linux", "overlayfs"));
+    let none = "version = 3\n[plugins.\"io.containerd.transfer.v1.local\"]\nunpack_config = []";
+    assert_eq!(load(none).0.plugins.transfer.unpacks(), []);
+}
+
+#[test]
+fn wrong_settings_of_images_are_refused_with_their_place() {
+    let transfer = "version = 3\n[plugins.\"io.containerd.transfer.v1.local\"]\n";
+    let unpack = "version = 3\n[[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n";
+    let verifier = "version = 3\n[plugins.\"io.containerd.image-verifier.v1.bindir\"]\n";
+    for (begin, text, message) in [
+        (
+            transfer,
+            "max_concurrent_downloads = -1",
+            "3:28: plugins.\"io.containerd.transfer.v1.local\".max_concurrent_downloads: -1 is not between",
+        ),
+        (
+            transfer,
+            "config_path = 1",
+            "3:15: plugins.\"io.containerd.transfer.v1.local\".config_path: expected a string",
+        ),
+        (
+            transfer,
+            "unpack_config = 1",
+            "3:17: plugins.\"io.containerd.transfer.v1.local\".unpack_config: expected an array of tables",
+        ),
+        (
+            transfer,
+            "unpack_config = [1]",
+            "3:18: plugins.\"io.containerd.transfer.v1.local\".unpack_config: expected a table",
+        ),
+        (
+            unpack,
+            "platform = \"pdp11\"\nsnapshotter = \"x\"",
+            "3:12: plugins.\"io.containerd.transfer.v1.local\".unpack_config.platform: \"pdp11\": unknown operating system",
+        ),
+        (unpack, "platform = \"linux\"", "unpack_config.snapshotter: must be specified"),
+        (
+            unpack,
+            "platform = \"linux\"\nsnapshotter = \"x\"\ndifer = \"y\"",
+            "5:9: plugins.\"io.containerd.transfer.v1.local\".unpack_config.difer: no such setting",
+        ),
+        (
+            verifier,
+            "per_verifier_timeout = \"soon\"",
+            "3:24: plugins.\"io.containerd.image-verifier.v1.bindir\".per_verifier_timeout: \"soon\": not a length of time",
+        ),
+    ] {
+        let refused = refusal(&format!("{begin}{text}\n"));
+        assert!(refused.contains(message), "{text}: {refused}");
+    }
+}

@@ -205,6 +205,37 @@ impl<'d> Section<'d> {
         Ok(found)
     }
 
+    /// The tables in a list; `None` where there is no list.
+    ///
+    /// # Errors
+    /// The value is of another type, or one in the list is.
+    pub fn tables(&mut self, key: &str) -> Result<Option<Vec<Section<'d>>>, ConfigError> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        let Some(items) = value.get_ref().as_array() else {
+            return Err(self.mismatch(key, value, "an array of tables"));
+        };
+        let section = |item: &'d Spanned<DeValue<'d>>| match item.get_ref().as_table() {
+            Some(table) => Ok(Section {
+                document: self.document,
+                name: self.full_name(key),
+                table,
+                taken: BTreeSet::new(),
+            }),
+            None => Err(self.mismatch(key, item, "a table")),
+        };
+        items.iter().map(section).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// The first key that was not taken and asks for something.
+    pub fn unknown(&self) -> Option<String> {
+        let asks = |value: &Spanned<DeValue<'_>>| asks_for_something(value.get_ref());
+        let mut others = self
+            .table
+            .iter()
+            .filter(|(key, value)| !self.taken.contains(key.get_ref().as_ref()) && asks(value));
+        others.next().map(|(key, _)| key.get_ref().to_string())
+    }
+
     /// Refuses the value of `key`, saying why.
     pub fn invalid(&self, key: &str, reason: &str) -> ConfigError {
         let span = self.entry(key).map_or(0..0, |(_, value)| value.span());

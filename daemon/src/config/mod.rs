@@ -13,6 +13,7 @@
 mod apply;
 mod document;
 mod error;
+mod images;
 mod imports;
 mod migrate;
 mod plugins;
@@ -25,6 +26,7 @@ use davit_types::duration;
 use serde::Serialize;
 
 pub use error::ConfigError;
+pub use images::{CriImages, CriRegistry, ImageVerifier, Transfer, Unpack};
 pub use migrate::migrate;
 pub use plugins::{
     Bolt, Btrfs, Differs, Erofs, Gc, Monitor, Native, Overlayfs, Plugins, ShimLauncher, Walking,

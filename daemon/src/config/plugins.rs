@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::document::Section;
 use super::error::ConfigError;
 use super::go_duration;
+use super::images::{CriImages, ImageVerifier, Transfer, directories};
 
 /// The plugins' tables, by their names in version 3.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -18,6 +19,12 @@ pub struct Plugins {
     /// When garbage is collected.
     #[serde(rename = "io.containerd.gc.v1.scheduler")]
     pub gc: Gc,
+    /// What the CRI plugin would do with images.
+    #[serde(rename = "io.containerd.cri.v1.images")]
+    pub cri_images: CriImages,
+    /// Who may refuse an image.
+    #[serde(rename = "io.containerd.image-verifier.v1.bindir")]
+    pub image_verifier: ImageVerifier,
     /// The restart monitor.
     #[serde(rename = "io.containerd.monitor.container.v1.restart")]
     pub restart: Monitor,
@@ -42,6 +49,9 @@ pub struct Plugins {
     /// The snapshotter `overlayfs`.
     #[serde(rename = "io.containerd.snapshotter.v1.overlayfs")]
     pub overlayfs: Overlayfs,
+    /// Transfers.
+    #[serde(rename = "io.containerd.transfer.v1.local")]
+    pub transfer: Transfer,
 }
 
 /// Metadata.
@@ -252,9 +262,22 @@ impl Plugins {
                 }
             }
             "io.containerd.snapshotter.v1.overlayfs" => self.overlayfs.apply(section)?,
+            "io.containerd.transfer.v1.local" => self.transfer.apply(section)?,
+            "io.containerd.image-verifier.v1.bindir" => self.image_verifier.apply(section)?,
+            // Named as a whole in a warning unless some of it is used.
+            "io.containerd.cri.v1.images" | "io.containerd.grpc.v1.cri" => {
+                return self.cri_images.apply(section);
+            }
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// Where hosts files are: where transfers are told to look, or where the
+    /// CRI plugin is.
+    pub fn registry_directories(&self) -> Vec<PathBuf> {
+        let own = directories(&self.transfer.config_path);
+        if own.is_empty() { directories(&self.cri_images.registry.config_path) } else { own }
     }
 
     /// The table of containerd's task plugin: the platform is this machine's,
