@@ -155,10 +155,42 @@ fn parts_in_other_programs_are_read_and_named() {
     assert_eq!(config.proxy_plugins["lazy"].kind, "snapshot");
     assert_eq!(config.proxy_plugins["lazy"].exports["root"], "/var/lib/lazy");
     assert_eq!(config.stream_processors["decrypt"].args, ["-k"]);
-    assert_eq!(warnings.len(), 1);
-    assert!(warnings[0].ends_with("proxy_plugins.lazy is understood and not used yet"));
+    assert_eq!(warnings, Vec::<String>::new());
     let (again, _) = load(&config.to_toml());
     assert_eq!(again, config);
+}
+
+#[test]
+fn parts_in_other_programs_must_be_possible() {
+    let proxy = "version = 3\n[proxy_plugins.a]\naddress = \"/a\"\n";
+    for (text, expected) in [
+        ("", "proxy_plugins.a.type: is missing; one of snapshot, io.containerd.snapshotter.v1,"),
+        ("type = \"image\"", "4:8: proxy_plugins.a.type: \"image\" is not one of snapshot,"),
+        (
+            "type = \"diff\"\nplatform = \"linux/*\"",
+            "5:12: proxy_plugins.a.platform: \"linux/*\": wildcards not yet supported",
+        ),
+        (
+            "type = \"diff\"\n[proxy_plugins.overlayfs]\ntype = \"snapshot\"\naddress = \"/o\"",
+            "proxy_plugins.overlayfs: the daemon has one of that name itself",
+        ),
+    ] {
+        let refused = refusal(&format!("{proxy}{text}\n"));
+        assert!(refused.contains(expected), "{text}: {refused}");
+    }
+    let (config, warnings) = load(
+        "version = 3\n[proxy_plugins.a]\ntype = \"io.containerd.differ.v1\"\naddress = \"/a\"\n\
+         [plugins.\"io.containerd.service.v1.diff-service\"]\ndefault = [\"a\", \"walking\"]\n",
+    );
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(config.proxy_plugins["a"].kind, "diff");
+    assert_eq!(config.plugins.diff.default, ["a", "walking"]);
+    let (mut config, _) = load(
+        "version = 3\n[plugins.\"io.containerd.service.v1.diff-service\"]\ndefault = [\"b\"]\n",
+    );
+    let error = config.complete().unwrap_err().to_string();
+    let expected = ".default: no differ \"b\"; there is \"walking\", and what proxy_plugins names";
+    assert!(error.ends_with(expected), "{error}");
 }
 
 #[test]
