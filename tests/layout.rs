@@ -38,7 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("davit-shim", &["davit-types", "davit-sys", "davit-protocols", "runc-client"]),
-    ("davit-cli", &["davit-types", "davit-client", "davit-protocols"]),
+    ("davit-cli", &["davit-types", "davit-client", "davit-protocols", "davit-distribution"]),
 ];
 
 /// Crates that only test the others and may depend on any of them.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use davit_client::spec::SpecMount;
-use davit_types::{ContainerId, Namespace};
+use davit_types::{ContainerId, Namespace, Platform};
 
 use crate::parse::{self, Signal};
 use crate::terminal::DetachKeys;
@@ -20,7 +20,7 @@ Exit codes:
 
 const EXAMPLES: &str = "\
 First steps:
-  davit import busybox.tar            # what `docker save`, skopeo or umoci wrote
+  davit pull busybox                  # or: davit import busybox.tar
   davit images
   davit run --rm -it busybox sh       # leave it running with ctrl-p ctrl-q
   davit run -d --name web IMAGE
@@ -104,8 +104,14 @@ pub enum Command {
     Rm(Remove),
     /// List images
     Images(Images),
+    /// Fetch an image from a registry
+    Pull(Box<Pull>),
+    /// Send an image to a registry
+    Push(Box<Push>),
     /// Take images from an archive
     Import(Import),
+    /// Write images into an archive
+    Export(Export),
     /// Remove names of images; what no name leads to is collected
     Rmi(RemoveImages),
     /// Give an image another name
@@ -353,6 +359,98 @@ pub struct Images {
     /// Print names only
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// How to reach a registry.
+#[derive(Debug, Args)]
+pub struct Remote {
+    /// Who you are there; the password is asked for when it is not given
+    /// [default: what docker's config.json says]
+    #[arg(short, long, value_name = "NAME[:PASSWORD]")]
+    pub user: Option<String>,
+    /// Read the password from standard input
+    #[arg(long, requires = "user")]
+    pub password_stdin: bool,
+    /// Speak http with the registry, without TLS
+    #[arg(long)]
+    pub plain_http: bool,
+    /// Take any certificate for the registry's
+    #[arg(long, conflicts_with_all = ["plain_http", "hosts_dir"])]
+    pub skip_verify: bool,
+    /// Where hosts.toml files describe registries and mirrors
+    #[arg(long, value_name = "DIR")]
+    pub hosts_dir: Option<PathBuf>,
+}
+
+const PULL_HELP: &str = "\
+What was fetched of an image when a pull ends early is gone on with by the
+next one, for ten minutes.
+
+Examples:
+  davit pull busybox
+  davit pull --platform linux/arm64 registry.example/app:1
+  davit pull --plain-http 10.0.0.5:5000/app@sha256:…";
+
+/// `davit pull`.
+#[derive(Debug, Args)]
+#[command(after_help = PULL_HELP)]
+pub struct Pull {
+    /// How to reach the registry.
+    #[command(flatten)]
+    pub remote: Remote,
+    /// Fetch the image for this platform, such as linux/arm64; may be repeated
+    /// [default: this machine's]
+    #[arg(long, value_name = "PLATFORM", value_parser = parse::platform)]
+    pub platform: Vec<Platform>,
+    /// Fetch it for all platforms
+    #[arg(long, conflicts_with = "platform")]
+    pub all_platforms: bool,
+    /// Leave unpacking to the first run
+    #[arg(long)]
+    pub no_unpack: bool,
+    /// Where to unpack [default: the namespace's snapshotter, or overlayfs]
+    #[arg(long, value_name = "NAME", conflicts_with = "no_unpack")]
+    pub snapshotter: Option<String>,
+    /// The image's name, as docker reads it
+    pub image: String,
+}
+
+/// `davit push`.
+#[derive(Debug, Args)]
+pub struct Push {
+    /// How to reach the registry.
+    #[command(flatten)]
+    pub remote: Remote,
+    /// The image
+    pub image: String,
+    /// Where it is sent [default: where its name says]
+    pub to: Option<String>,
+}
+
+const EXPORT_HELP: &str = "\
+The archive is an OCI image layout that `docker load` reads too.
+
+Examples:
+  davit export -o app.tar registry.example/app:1
+  davit export busybox | ssh there davit import -";
+
+/// `davit export`.
+#[derive(Debug, Args)]
+#[command(after_help = EXPORT_HELP)]
+pub struct Export {
+    /// The archive; `-` for standard output
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub output: PathBuf,
+    /// Take the image for this platform; may be repeated
+    /// [default: this machine's]
+    #[arg(long, value_name = "PLATFORM", value_parser = parse::platform)]
+    pub platform: Vec<Platform>,
+    /// Take it for all platforms; none may be missing
+    #[arg(long, conflicts_with = "platform")]
+    pub all_platforms: bool,
+    /// The images
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
 }
 
 const IMPORT_HELP: &str = "\

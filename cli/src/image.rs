@@ -65,7 +65,7 @@ fn resolve(name: &str, known: &[api::Image], client: &Client) -> Result<String, 
             };
             Err(Error::usage(format!(
                 "no image is called {name} in the namespace {}; {hint}\n\
-                 To bring one in from an archive: davit import FILE",
+                 To fetch one: davit pull IMAGE; from an archive: davit import FILE",
                 client.namespace()
             )))
         }
@@ -174,7 +174,11 @@ pub async fn remove(client: &Client, remove: RemoveImages, format: Format) -> Re
     .await
 }
 
-async fn full_name(client: &Client, name: &str) -> Result<String, Error> {
+/// The full name that a short one stands for.
+///
+/// # Errors
+/// When there is none, or several, with what to do about it.
+pub async fn full_name(client: &Client, name: &str) -> Result<String, Error> {
     let known = list(client).await?;
     if known.iter().any(|image| image.name == name) {
         return Ok(name.to_owned());

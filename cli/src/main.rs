@@ -11,15 +11,18 @@ mod gc;
 mod image;
 mod inspect;
 mod lifecycle;
+mod login;
 mod names;
 mod output;
 mod parse;
+mod progress;
 mod run;
 mod signals;
 mod streams;
 mod table;
 mod task;
 mod terminal;
+mod transfer;
 
 use std::process::ExitCode;
 
@@ -83,6 +86,9 @@ async fn perform(arguments: Arguments) -> Result<u8, Error> {
         Command::Kill(args) => lifecycle::kill(client, args, format).await,
         Command::Rm(args) => lifecycle::remove(client, args, format).await,
         Command::Images(args) => image::images(client, args, format).await,
+        Command::Pull(args) => transfer::pull(client, *args, format).await,
+        Command::Push(args) => transfer::push(client, *args, format).await,
+        Command::Export(args) => transfer::export(client, args, format).await,
         Command::Import(args) => image::import(client, args, format).await,
         Command::Rmi(args) => image::remove(client, args, format).await,
         Command::Tag(args) => image::tag(client, args, format).await,

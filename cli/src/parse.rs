@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use davit_client::spec::{ALL_CAPABILITIES, SpecMount};
-use davit_types::labels;
+use davit_types::{Platform, labels};
 
 use crate::Error;
 
@@ -18,6 +18,11 @@ pub const HOSTNAME_LIMIT: usize = 64;
 
 /// The largest number of a signal on Linux.
 const SIGNAL_LIMIT: u32 = 64;
+
+/// `linux/arm64`, `arm64`, `linux/arm/v7`.
+pub fn platform(text: &str) -> Result<Platform, String> {
+    Platform::parse(text).map_err(|error| error.to_string())
+}
 
 /// `TERM`, `SIGTERM`, `sigterm`, `15`, `RTMIN+3`.
 pub fn signal(text: &str) -> Result<Signal, String> {

@@ -1,0 +1,240 @@
+//! Images from and to registries and archives: `davit pull`, `push`,
+//! `export`.
+
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+
+use davit_client::transfer::{self, Registry, types};
+use davit_client::{Client, image::Image};
+use davit_protocols::grpc::containerd::services::images::v1 as images;
+use davit_types::{Platform, Reference};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::args::{Export, Format, Pull, Push, Remote};
+use crate::container::Defaults;
+use crate::image;
+use crate::login::Logins;
+use crate::progress::Progress;
+use crate::signals::Signals;
+use crate::{Error, output};
+
+/// Where a registry is, for the daemon. The directory lives as long as this.
+struct Place {
+    registry: Registry,
+    _hosts: Option<TempDir>,
+}
+
+impl Place {
+    fn of(reference: &Reference, remote: &Remote) -> Result<Self, Error> {
+        let mut registry = Registry {
+            reference: reference.to_string(),
+            plain_http: remote.plain_http,
+            ..Registry::default()
+        };
+        if let Some(directory) = &remote.hosts_dir {
+            let path = std::path::absolute(directory)
+                .map_err(Error::io(directory.display().to_string()))?;
+            registry.hosts_dir = path.display().to_string();
+        }
+        let hosts = match remote.skip_verify {
+            true => Some(trusting(reference.domain())?),
+            false => None,
+        };
+        if let Some(hosts) = &hosts {
+            registry.hosts_dir = hosts.path().display().to_string();
+        }
+        Ok(Self { registry, _hosts: hosts })
+    }
+}
+
+/// A directory that says that the registry's certificate is not looked at:
+/// the daemon has no other way to be told.
+fn trusting(domain: &str) -> Result<TempDir, Error> {
+    let failed = || Error::io("cannot describe the registry to the daemon");
+    let directory = tempfile::Builder::new().prefix("davit-hosts-").tempdir().map_err(failed())?;
+    let server = match domain {
+        "docker.io" => "registry-1.docker.io",
+        other => other,
+    };
+    let text = format!("server = \"https://{server}\"\nskip_verify = true\n");
+    let host = directory.path().join("_default");
+    fs::create_dir(&host).map_err(failed())?;
+    fs::write(host.join("hosts.toml"), text).map_err(failed())?;
+    Ok(directory)
+}
+
+fn reference(name: &str) -> Result<Reference, Error> {
+    Reference::parse_familiar(name).map_err(|error| Error::usage(format!("{name}: {error}")))
+}
+
+/// `davit pull`.
+///
+/// # Errors
+/// What the daemon answers, with the registry's words.
+pub async fn pull(client: &Client, pull: Pull, format: Format) -> Result<u8, Error> {
+    let reference = reference(&pull.image)?;
+    let place = Place::of(&reference, &pull.remote)?;
+    let logins = Logins::of(&reference, &pull.remote)?;
+    let platforms = match (pull.all_platforms, pull.platform.as_slice()) {
+        (true, _) => Vec::new(),
+        (false, []) => vec![Platform::host()],
+        (false, given) => given.to_vec(),
+    };
+    let snapshotter = match (&pull.snapshotter, pull.no_unpack) {
+        (_, true) => None,
+        (Some(name), _) => Some(name.clone()),
+        (None, _) => Some(Defaults::of(client).await?.snapshotter),
+    };
+    let unpack = |name: &String| {
+        let of = |platform: &Platform| types::UnpackConfiguration {
+            platform: Some(platform.clone().into()),
+            snapshotter: name.clone(),
+        };
+        platforms.iter().map(of).collect()
+    };
+    let name = reference.to_string();
+    let store = types::ImageStore {
+        name: name.clone(),
+        unpacks: snapshotter.as_ref().map(unpack).unwrap_or_default(),
+        platforms: platforms.into_iter().map(Into::into).collect(),
+        all_metadata: true,
+        ..Default::default()
+    };
+    let mut signals = Signals::catch()?;
+    let mut progress = Progress::new(format);
+    let pulling = transfer::pull(
+        client,
+        &place.registry,
+        &store,
+        async |request| logins.answer(request).await,
+        |report| progress.tell(report),
+    );
+    let result = stoppable(pulling, &mut signals).await;
+    progress.end();
+    result.map_err(|error| logins.explain(error))?;
+    // Only this machine's, when all were fetched.
+    if let (true, Some(snapshotter)) = (pull.all_platforms, snapshotter) {
+        let image = Image::get(client, &name).await?;
+        image::unpack(client, &image, &snapshotter, &mut signals).await?;
+    }
+    print(client, format, &name).await
+}
+
+/// `davit push`.
+///
+/// # Errors
+/// What the daemon answers, with the registry's words.
+pub async fn push(client: &Client, push: Push, format: Format) -> Result<u8, Error> {
+    let name = image::full_name(client, &push.image).await?;
+    let reference = reference(push.to.as_deref().unwrap_or(&name))?;
+    let place = Place::of(&reference, &push.remote)?;
+    let logins = Logins::of(&reference, &push.remote)?;
+    let mut signals = Signals::catch()?;
+    let mut progress = Progress::new(format);
+    let pushing = transfer::push(
+        client,
+        &name,
+        &place.registry,
+        async |request| logins.answer(request).await,
+        |report| progress.tell(report),
+    );
+    let result = stoppable(pushing, &mut signals).await;
+    progress.end();
+    result.map_err(|error| logins.explain(error))?;
+    print(client, format, &name).await
+}
+
+async fn print(client: &Client, format: Format, name: &str) -> Result<u8, Error> {
+    if format == Format::Table {
+        output::line(name)?;
+        return Ok(0);
+    }
+    let request = images::GetImageRequest { name: name.to_owned() };
+    let image = client.images().get(request).await?.into_inner().image.unwrap_or_default();
+    let target = image.target.unwrap_or_default();
+    let (media_type, size) = (target.media_type, target.size);
+    output::json(&json!([
+        {"image": name, "digest": target.digest, "mediaType": media_type, "size": size}
+    ]))?;
+    Ok(0)
+}
+
+/// Does `work` until a signal asks for the end; dropping it tells the daemon.
+async fn stoppable<T, E>(
+    work: impl Future<Output = Result<T, E>>,
+    signals: &mut Signals,
+) -> Result<T, Error>
+where
+    Error: From<E>,
+{
+    tokio::select! {
+        result = work => Ok(result?),
+        signal = signals.ending() => Err(Error::Interrupted { signal }),
+    }
+}
+
+/// `davit export`.
+///
+/// # Errors
+/// What the daemon answers, or the file's. A file that is not whole is
+/// removed.
+pub async fn export(client: &Client, export: Export, format: Format) -> Result<u8, Error> {
+    let mut names = Vec::new();
+    for name in &export.images {
+        names.push(image::full_name(client, name).await?);
+    }
+    let options = types::ImageExportStream {
+        platforms: export.platform.iter().cloned().map(Into::into).collect(),
+        all_platforms: export.all_platforms,
+        ..Default::default()
+    };
+    let mut signals = Signals::catch()?;
+    if export.output.as_os_str() == "-" {
+        let mut out = io::stdout();
+        if out.is_terminal() {
+            return Err(Error::usage("an archive is nothing for a terminal; give a file"));
+        }
+        write(client, &names, options, &mut out, "standard output", &mut signals).await?;
+        return Ok(0);
+    }
+    let path = &export.output;
+    let text = path.display().to_string();
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let mut file = tempfile::Builder::new()
+        .prefix(".davit-export-")
+        .tempfile_in(directory.unwrap_or(Path::new(".")))
+        .map_err(Error::io(text.clone()))?;
+    write(client, &names, options, file.as_file_mut(), &text, &mut signals).await?;
+    publish(file, path)?;
+    output::names(format, "image", names.iter().map(String::as_str))?;
+    Ok(0)
+}
+
+/// Gives a whole file its name, and the mode that a new file has.
+fn publish(file: tempfile::NamedTempFile, path: &Path) -> Result<(), Error> {
+    let failed = || Error::io(path.display().to_string());
+    let file = file.persist(path).map_err(|error| failed()(error.error))?;
+    readable(&file).and_then(|()| file.sync_all()).map_err(failed())
+}
+
+fn readable(file: &File) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(fs::Permissions::from_mode(0o644))
+}
+
+async fn write(
+    client: &Client,
+    names: &[String],
+    options: types::ImageExportStream,
+    out: &mut impl Write,
+    name: &str,
+    signals: &mut Signals,
+) -> Result<(), Error> {
+    let exporting = transfer::export(client, names, options, async |bytes| {
+        out.write_all(&bytes).map_err(Error::io(name))
+    });
+    stoppable(exporting, signals).await?;
+    out.flush().map_err(Error::io(name))
+}
