@@ -40,6 +40,7 @@ const DIFF: &str = "io.containerd.differ.v1";
 const EVENT: &str = "io.containerd.event.v1";
 const GC: &str = "io.containerd.gc.v1";
 const GRPC: &str = "io.containerd.grpc.v1";
+const IMAGE_VERIFIER: &str = "io.containerd.image-verifier.v1";
 const LEASE: &str = "io.containerd.lease.v1";
 const METADATA: &str = "io.containerd.metadata.v1";
 const MOUNT: &str = "io.containerd.mount-manager.v1";
@@ -58,7 +59,7 @@ const RESTART_POLICIES: [&str; 4] = ["no", "always", "on-failure", "unless-stopp
 
 /// Type, id, requirements, and whether it names a platform; containerd 2.2's,
 /// in the order in which it would start them.
-const TABLE: [(&str, &str, &[&str], bool); 41] = [
+const TABLE: [(&str, &str, &[&str], bool); 42] = [
     (CONTENT, "content", &[], false),
     (SNAPSHOT, "btrfs", &[], true),
     (SNAPSHOT, "erofs", &[], true),
@@ -83,7 +84,8 @@ const TABLE: [(&str, &str, &[&str], bool); 41] = [
     (SERVICE, "snapshots-service", &[METADATA], false),
     (SERVICE, "tasks-service", &[RUNTIME, METADATA, EVENT], false),
     (STREAMING, "manager", &[METADATA], false),
-    (TRANSFER, "local", &[LEASE, METADATA, DIFF], false),
+    (IMAGE_VERIFIER, "bindir", &[], false),
+    (TRANSFER, "local", &[LEASE, METADATA, DIFF, IMAGE_VERIFIER], false),
     (RESTART, "restart", &[EVENT, SERVICE], false),
     (GRPC, "containers", &[SERVICE], false),
     (GRPC, "content", &[SERVICE], false),

@@ -398,6 +398,8 @@ fn images_on_their_way_have_settings() {
         (verifier.max_verifiers, verifier.per_verifier_timeout),
         (-1, Duration::from_secs(60))
     );
+    assert_eq!(verifier.verifiers().limit, None);
+    assert_eq!(Config::default().plugins.image_verifier.verifiers().limit, Some(10));
     // What is printed is read again as the same.
     assert_eq!(load(&config.to_toml()), (config, Vec::new()));
 }

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use davit_distribution::verify::Verifiers;
 use davit_types::Platform;
 use serde::Serialize;
 
@@ -169,6 +170,15 @@ impl Default for ImageVerifier {
 }
 
 impl ImageVerifier {
+    /// Whom to ask.
+    pub fn verifiers(&self) -> Verifiers {
+        Verifiers {
+            directory: self.bin_dir.clone(),
+            limit: usize::try_from(self.max_verifiers).ok(),
+            timeout: self.per_verifier_timeout,
+        }
+    }
+
     pub(super) fn apply(&mut self, section: &mut Section<'_>) -> Result<(), ConfigError> {
         if let Some(path) = section.string("bin_dir")? {
             self.bin_dir = path.into();
