@@ -96,7 +96,19 @@ impl Registry {
     /// # Errors
     /// [`Error::Proxies`] when those are none.
     pub fn new(settings: Settings) -> Result<Self, Error> {
-        let proxies = Proxies::new(|name| std::env::var(name).ok()).map_err(Error::Proxies)?;
+        Self::with_environment(settings, |name| std::env::var(name).ok())
+    }
+
+    /// The same in an environment of the caller's making: `variable` gives
+    /// the value of one.
+    ///
+    /// # Errors
+    /// See [`new`](Self::new).
+    pub fn with_environment(
+        settings: Settings,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Error> {
+        let proxies = Proxies::new(variable).map_err(Error::Proxies)?;
         Ok(Self(Arc::new(Shared {
             settings: Arc::new(settings),
             clients: Clients::new(proxies),
