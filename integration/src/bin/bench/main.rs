@@ -3,7 +3,7 @@
 //!
 //! Machines are noisy: times are medians, and what is promised is a ratio or
 //! a difference of two medians of this run. Exit status 1 when a promise is
-//! not kept.
+//! not kept. Arguments choose what is measured; everything without.
 
 use std::fs;
 use std::process::{Command, ExitCode};
@@ -14,6 +14,11 @@ use davit_integration::{Client, Runtime, image, must};
 
 mod api;
 mod memory;
+mod pull;
+mod scale;
+
+/// What can be measured by itself: `bench memory api run scale pull`.
+const PARTS: [&str; 5] = ["memory", "run", "api", "scale", "pull"];
 
 /// One line of the table.
 pub struct Figure {
@@ -134,23 +139,93 @@ fn machine() -> String {
     )
 }
 
-fn main() -> ExitCode {
-    let rounds = std::env::var("BENCH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
+/// What was measured so far.
+#[derive(Default)]
+pub struct Report {
+    figures: Vec<Figure>,
+    notes: Vec<String>,
+}
+
+impl Report {
+    /// Adds a line to the table.
+    pub fn figure(&mut self, figure: Figure) {
+        eprintln!("{}", figure.row());
+        self.figures.push(figure);
+    }
+
+    /// Adds what is worth knowing and not promised.
+    pub fn note(&mut self, note: String) {
+        eprintln!("{note}");
+        self.notes.push(note);
+    }
+
+    fn print(&self) {
+        println!("{}\n", machine());
+        println!("| figure | reference | Davit | promised | is | |\n|---|---|---|---|---|---|");
+        for figure in &self.figures {
+            println!("{}", figure.row());
+        }
+        if !self.notes.is_empty() {
+            println!();
+        }
+        for note in &self.notes {
+            println!("- {note}");
+        }
+    }
+}
+
+/// How often something is measured: as `BENCH_ROUNDS` says, or `default`.
+pub fn rounds(default: usize) -> usize {
+    std::env::var("BENCH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+/// Containers on both daemons: what idle processes take, runs by `ctr`, and
+/// the API alone.
+fn containers(report: &mut Report, parts: &[String]) {
+    let wanted = |part: &str| parts.iter().any(|wanted| wanted == part);
+    let rounds = rounds(20);
     let reference = Daemon::start(Server::Containerd16);
     let ours = Daemon::start(Server::Davit);
-    let mut figures = vec![memory::daemons(&reference, &ours)];
+    if wanted("memory") {
+        report.figure(memory::daemons(&reference, &ours));
+    }
     reference.import_image(Client::Ctr16);
     ours.import_image(Client::Ctr16);
-    figures.extend(memory::shims(&reference, &ours));
-    figures.push(run_rm(&reference, &ours, Runtime::Crun, 0.45, rounds));
-    figures.push(run_rm(&reference, &ours, Runtime::Runc, 0.65, rounds));
-    figures.extend(api::above_runtime(&ours, Runtime::Crun, rounds));
-    figures.extend(api::above_runtime(&ours, Runtime::Runc, rounds));
-
-    println!("{}\n", machine());
-    println!("| figure | reference | Davit | promised | is | |\n|---|---|---|---|---|---|");
-    for figure in &figures {
-        println!("{}", figure.row());
+    if wanted("memory") {
+        memory::shims(&reference, &ours).into_iter().for_each(|figure| report.figure(figure));
     }
-    if figures.iter().all(Figure::kept) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if wanted("run") {
+        report.figure(run_rm(&reference, &ours, Runtime::Crun, 0.45, rounds));
+        report.figure(run_rm(&reference, &ours, Runtime::Runc, 0.65, rounds));
+    }
+    if wanted("api") {
+        for runtime in [Runtime::Crun, Runtime::Runc] {
+            let figures = api::above_runtime(&ours, runtime, rounds);
+            figures.into_iter().for_each(|figure| report.figure(figure));
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let mut parts: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        eprintln!("there is no part {unknown:?}; there are {}", PARTS.join(", "));
+        return ExitCode::FAILURE;
+    }
+    if parts.is_empty() {
+        parts = PARTS.map(str::to_owned).into();
+    }
+    let wanted = |part: &str| parts.iter().any(|wanted| wanted == part);
+    let mut report = Report::default();
+    if ["memory", "run", "api"].into_iter().any(wanted) {
+        containers(&mut report, &parts);
+    }
+    if wanted("scale") {
+        scale::measure(&mut report);
+    }
+    if wanted("pull") {
+        pull::measure(&mut report);
+    }
+    report.print();
+    if report.figures.iter().all(Figure::kept) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

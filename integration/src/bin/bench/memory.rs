@@ -11,7 +11,7 @@ use crate::{Figure, Promise};
 const CONTAINERS: usize = 20;
 
 /// Sums fields of a `/proc/PID/smaps_rollup` or `status`, in megabytes.
-fn field(pid: i32, file: &str, names: &[&str]) -> f64 {
+pub fn field(pid: i32, file: &str, names: &[&str]) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
     let kilobytes: f64 = text
         .lines()
@@ -20,6 +20,16 @@ fn field(pid: i32, file: &str, names: &[&str]) -> f64 {
         .filter_map(|(_, value)| value.split_whitespace().next()?.parse::<f64>().ok())
         .sum();
     kilobytes / 1024.0
+}
+
+/// Forgets how much a daemon has had resident.
+pub fn reset_peak(daemon: &Daemon) {
+    fs::write(format!("/proc/{}/clear_refs", daemon.pid()), "5").expect("we are root");
+}
+
+/// How much a daemon has had resident at most, in megabytes.
+pub fn peak_rss(daemon: &Daemon) -> f64 {
+    field(daemon.pid() as i32, "status", &["VmHWM"])
 }
 
 fn rss(daemon: &Daemon) -> f64 {
