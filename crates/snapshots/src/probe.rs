@@ -1,5 +1,6 @@
 //! What the kernel and the file system below a directory can do.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -23,27 +24,41 @@ pub(crate) struct Features {
 
 /// Removed with all that is mounted in it when the probe ends, however it
 /// ends.
-struct Scratch(PathBuf);
+struct Scratch {
+    path: PathBuf,
+    mounts: Cell<u32>,
+}
 
 impl Scratch {
     fn new(root: &Path) -> Result<Self, Error> {
         let path = root.join(format!("probe-{}", std::process::id()));
-        for name in ["lower1", "lower2", "upper", "work", "merged"] {
+        for name in ["lower1", "lower2", "merged"] {
             make_dir(&path.join(name))?;
         }
-        Ok(Self(path))
+        Ok(Self { path, mounts: Cell::new(0) })
     }
 
     fn path(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
+        self.path.join(name).display().to_string()
     }
 
-    /// Mounts an overlay of this directory with `options`, and unmounts it.
-    fn mounts(&self, options: &[&str]) -> Result<(), davit_sys::Error> {
+    /// Mounts an overlay of this directory with `options`, and unmounts it:
+    /// as a volatile one if it can be, because the unmounting of another
+    /// brings all that the file system has not written yet to the disk.
+    fn mounts(&self, options: &[&str]) -> Result<(), Error> {
+        let volatile: Vec<&str> = options.iter().copied().chain(["volatile"]).collect();
+        self.mounts_with(&volatile).or_else(|_| self.mounts_with(options))
+    }
+
+    fn mounts_with(&self, options: &[&str]) -> Result<(), Error> {
+        let number = self.mounts.replace(self.mounts.get() + 1);
+        let [upper, work] = ["upper", "work"].map(|name| format!("{name}-{number}"));
+        make_dir(&self.path.join(&upper))?;
+        make_dir(&self.path.join(&work))?;
         let mut all = vec![
             format!("lowerdir={}:{}", self.path("lower2"), self.path("lower1")),
-            format!("upperdir={}", self.path("upper")),
-            format!("workdir={}", self.path("work")),
+            format!("upperdir={}", self.path(&upper)),
+            format!("workdir={}", self.path(&work)),
         ];
         all.extend(options.iter().map(|&option| option.to_owned()));
         let overlay = Mount {
@@ -52,16 +67,17 @@ impl Scratch {
             target: String::new(),
             options: all,
         };
-        let target = self.0.join("merged");
-        mount(&overlay, &target)?;
-        unmount(&target, true)
+        let target = self.path.join("merged");
+        let failed = |source| Error::Mount { path: target.clone(), source };
+        mount(&overlay, &target).map_err(failed)?;
+        unmount(&target, true).map_err(failed)
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            log::warn!(path:% = self.0.display(), error:% = error; "remove a probe");
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            log::warn!(path:% = self.path.display(), error:% = error; "remove a probe");
         }
     }
 }
@@ -75,7 +91,7 @@ pub(crate) fn overlay(root: &Path) -> Result<Features, Error> {
         return Err(unsupported(format!("an overlay's path cannot have {bad:?} in it")));
     }
     let scratch = Scratch::new(root)?;
-    if !supports_d_type(&scratch.0)? {
+    if !supports_d_type(&scratch.path)? {
         return Err(unsupported(
             "the file system does not support d_type. If the backing filesystem is xfs, please \
              reformat with ftype=1 to enable d_type support"
