@@ -148,7 +148,11 @@ impl Remote {
             }
             Ok(infos)
         });
-        infos.await?.into_iter().map(info_from_wire).collect()
+        match infos.await {
+            // What some say that have never had any.
+            Err(error) if error.answered() == Some(ErrorKind::NotFound) => Ok(Vec::new()),
+            infos => infos?.into_iter().map(info_from_wire).collect(),
+        }
     }
 
     pub(super) async fn usage(&self, namespace: &Namespace, key: String) -> Result<Usage, Error> {
