@@ -22,10 +22,11 @@ use crate::proxy;
 use crate::restart::Monitor;
 use crate::services::events_ttrpc::{self, EventIntake};
 use crate::services::{
-    containers, content, events, health, images, introspection, leases, mounts, namespaces,
-    snapshots, streaming, tasks, transfer, version,
+    containers, content, events, health, images, introspection, leases, maintenance, mounts,
+    namespaces, snapshots, streaming, tasks, transfer, version,
 };
 use crate::{listen, notify};
+use davit_protocols::grpc::davit::v1::maintenance_server::MaintenanceServer;
 
 /// How long calls that are under way may take when the daemon is told to end.
 /// Waits and subscriptions never end by themselves; their callers reconnect.
@@ -223,6 +224,10 @@ fn routes(app: &App) -> Routes {
         }
     );
     add!(routes, app, "healthcheck", HealthServer<_>, health::Health);
+    // No plugin of containerd's.
+    let (collector, events) = (Arc::clone(&app.collector), Arc::clone(&app.events));
+    let maintenance = maintenance::Maintenance { collector, events };
+    routes.add_service(MaintenanceServer::new(maintenance));
     Routes::from(routes.routes().into_axum_router().fallback(unknown_service))
 }
 
