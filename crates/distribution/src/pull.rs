@@ -228,3 +228,6 @@ impl Kind for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
