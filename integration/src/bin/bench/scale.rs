@@ -37,6 +37,8 @@ const PASSES: usize = 3;
 const IDLE: Duration = Duration::from_secs(5);
 /// What the other client leaves between its calls.
 const BREATH: Duration = Duration::from_millis(1);
+/// What holds blobs that no image holds yet.
+const LEASE: &str = "filling";
 /// The largest message, as `ctr` allows it.
 const MESSAGE_LIMIT: usize = 16 << 20;
 
@@ -82,7 +84,10 @@ impl Api {
             data: data.into_bytes().into(),
             labels,
         };
-        let request = self.request(tokio_stream::iter([message]));
+        let mut request = self.request(tokio_stream::iter([message]));
+        // Until there is the image, nothing else holds it.
+        let lease = LEASE.parse().expect("a lease's name is ASCII");
+        request.metadata_mut().insert("containerd-lease", lease);
         let mut answers = self.content().write(request).await.expect("write").into_inner();
         while answers.message().await.expect("write").is_some() {}
         digest
@@ -162,6 +167,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 fn fill(daemon: &Daemon) {
+    daemon.ctr_ok(Client::Ctr16, &["leases", "create", "--id", LEASE, "--expires", "0s"]);
     std::thread::scope(|scope| {
         for filler in 0..FILLERS.0 {
             scope.spawn(move || {
@@ -180,6 +186,7 @@ fn fill(daemon: &Daemon) {
             });
         }
     });
+    daemon.ctr_ok(Client::Ctr16, &["leases", "rm", "--sync", LEASE]);
 }
 
 /// What a client does all the time; how long each call took, in milliseconds.
