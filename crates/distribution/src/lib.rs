@@ -6,6 +6,7 @@
 
 pub mod credentials;
 pub mod hosts;
+pub mod layout;
 pub mod manifest;
 mod process;
 pub mod pull;

@@ -1,11 +1,15 @@
 //! Debian's docker-registry.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use davit_distribution::hosts::{Host, Tls};
+use davit_distribution::layout::Layout;
+use davit_distribution::pull::{self, Nobody, Pull, Shared, Turns, Wanted};
+use davit_distribution::push::Push;
 use davit_distribution::registry::{Access, BlobSource, Pushed, Repository, Settings};
 use davit_types::{Descriptor, Kind};
 
@@ -88,11 +92,14 @@ async fn push(repository: &Repository, blob: &Descriptor, content: &[u8], from: 
     repository.push_blob(blob, source, &from, &|_| {}).await.unwrap()
 }
 
-#[tokio::test]
-async fn an_image_goes_there_and_comes_back() {
-    let real = Real::start();
-    let layer = bytes(3 << 20);
-    let (layer_blob, config) = (descriptor(LAYER, &layer), b"{}");
+fn layer() -> Vec<u8> {
+    bytes(3 << 20)
+}
+
+/// Pushes an image of one layer; hands back its manifest.
+async fn image(repository: &Repository) -> (Descriptor, String) {
+    let (layer, config) = (layer(), b"{}");
+    let layer_blob = descriptor(LAYER, &layer);
     let config_blob = descriptor("application/vnd.oci.image.config.v1+json", config);
     let entry = |blob: &Descriptor| {
         let Descriptor { media_type, digest, size, .. } = blob;
@@ -104,14 +111,21 @@ async fn an_image_goes_there_and_comes_back() {
             "config":{config_entry},"layers":[{layer_entry}]}}"#
     );
     let manifest = descriptor(MANIFEST, body.as_bytes());
-    let chunked = Settings { upload_chunk: Some(1 << 20), ..quick() };
-    let repository = real.open("team/app:1", chunked);
-    assert_eq!(push(&repository, &layer_blob, &layer, &[]).await, Pushed::Uploaded);
-    assert_eq!(push(&repository, &config_blob, config, &[]).await, Pushed::Uploaded);
-    assert_eq!(push(&repository, &layer_blob, &layer, &[]).await, Pushed::Existed);
+    assert_eq!(push(repository, &layer_blob, &layer, &[]).await, Pushed::Uploaded);
+    assert_eq!(push(repository, &config_blob, config, &[]).await, Pushed::Uploaded);
+    assert_eq!(push(repository, &layer_blob, &layer, &[]).await, Pushed::Existed);
     repository.push_manifest(&manifest, Bytes::from(body.clone()), Some("1")).await.unwrap();
     repository.push_manifest(&manifest, Bytes::from(body.clone()), None).await.unwrap();
+    (manifest, body)
+}
 
+#[tokio::test]
+async fn an_image_goes_there_and_comes_back() {
+    let real = Real::start();
+    let (layer, chunked) = (layer(), Settings { upload_chunk: Some(1 << 20), ..quick() });
+    let layer_blob = descriptor(LAYER, &layer);
+    let repository = real.open("team/app:1", chunked);
+    let (manifest, body) = image(&repository).await;
     assert_eq!(repository.resolve().await.unwrap(), manifest);
     assert_eq!(repository.document(&manifest, 1 << 20).await.unwrap(), body);
     assert_eq!(read(&repository, &layer_blob, 0).await.unwrap(), layer);
@@ -130,4 +144,54 @@ async fn an_image_goes_there_and_comes_back() {
     assert_eq!(read(&other, &blob, 0).await.unwrap(), whole);
     let error = real.open("team/none:1", quick()).resolve().await.unwrap_err();
     assert_eq!(error.full_message(), "registry.test/team/none:1: not found");
+}
+
+/// Pulls `name` from the registry into a directory.
+async fn pull_into(real: &Real, name: &str, directory: &Path) -> Result<Descriptor, pull::Error> {
+    let repository = real.open(name, quick());
+    let root = repository.resolve().await.unwrap();
+    let layout = Layout::open(directory).unwrap();
+    let shared = Shared { downloads: None, fetches: Turns::default() };
+    let pull = Pull {
+        reference: repository.reference().clone(),
+        remote: Arc::new(repository),
+        store: Arc::new(layout.clone()),
+        observer: Arc::new(Nobody),
+        shared,
+        unpack: None,
+        wanted: Wanted::default(),
+    };
+    pull.run(&root, name).await?;
+    layout.tag(&root, "1").unwrap();
+    Ok(root)
+}
+
+#[tokio::test]
+async fn a_directory_that_is_pulled_into_is_read_by_others_and_pushed_from() {
+    let real = Real::start();
+    let (manifest, body) = image(&real.open("team/app:1", quick())).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image");
+    for _ in 0..2 {
+        assert_eq!(pull_into(&real, "team/app:1", &path).await.unwrap(), manifest);
+    }
+    let output = Command::new("skopeo")
+        .args(["inspect", "--raw"])
+        .arg(format!("oci:{}:1", path.display()))
+        .output()
+        .expect("skopeo is installed (integration/setup.sh)");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), body);
+
+    let layout = Layout::open(&path).unwrap();
+    let root = layout.find("1").unwrap().unwrap();
+    let target = real.open("team/copy:2", quick());
+    let push = Push {
+        source: Arc::new(layout),
+        reference: target.reference().clone(),
+        target: Arc::new(target.clone()),
+        observer: Arc::new(Nobody),
+        uploads: None,
+    };
+    push.run(&root, "copy").await.unwrap();
+    assert_eq!(target.resolve().await.unwrap(), manifest);
 }
