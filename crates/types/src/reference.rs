@@ -212,7 +212,8 @@ impl Reference {
     }
 
     /// As people type it: without the host and the `library/` that docker
-    /// takes for granted.
+    /// takes for granted; with them where docker would take what is left for
+    /// another name.
     pub fn familiar(&self) -> String {
         let full = self.to_string();
         if self.domain != DEFAULT_DOMAIN {
@@ -220,7 +221,9 @@ impl Reference {
         }
         let short = &full[DEFAULT_DOMAIN.len() + 1..];
         let official = self.path.strip_prefix(OFFICIAL).filter(|rest| !rest.contains('/'));
-        if official.is_some() { short[OFFICIAL.len()..].to_owned() } else { short.to_owned() }
+        let short = if official.is_some() { &short[OFFICIAL.len()..] } else { short };
+        let same = |meant: Self| meant.domain == self.domain && meant.path == self.path;
+        if Self::parse_familiar(short).is_ok_and(same) { short.to_owned() } else { full }
     }
 }
 

@@ -29,6 +29,7 @@ fn what_people_type_is_filled_in() {
         ("docker.io/library/busybox:1", "docker.io/library/busybox:1", "busybox:1"),
         ("library/busybox", "docker.io/library/busybox:latest", "busybox:latest"),
         ("docker.io/library/a/b:1", "docker.io/library/a/b:1", "library/a/b:1"),
+        ("docker.io/r.test/app", "docker.io/r.test/app:latest", "docker.io/r.test/app:latest"),
         ("localhost/app", "localhost/app:latest", "localhost/app:latest"),
         ("localhost:5000/app", "localhost:5000/app:latest", "localhost:5000/app:latest"),
         ("localhost", "docker.io/library/localhost:latest", "localhost:latest"),
@@ -45,6 +46,8 @@ fn what_people_type_is_filled_in() {
         assert_eq!(reference.familiar(), short, "{typed}");
         assert_eq!(familiar(&reference.familiar()), reference, "{typed}");
     }
+    assert_eq!(parsed("docker.io/library/busybox").familiar(), "busybox");
+    assert_eq!(parsed("docker.io/library/App:1").familiar(), "docker.io/library/App:1");
     let both = familiar(&format!("busybox:1@{sha}"));
     assert_eq!(both.to_string(), format!("docker.io/library/busybox:1@{sha}"));
     assert_eq!(both.familiar(), format!("busybox:1@{sha}"));
