@@ -5,7 +5,10 @@
 pub mod mutate;
 mod targets;
 
-use targets::{bootstrap, config, events, filter, log, messages, names, ttrpc};
+use targets::{
+    bootstrap, config, docker_login, events, filter, hosts, log, manifest, messages, names,
+    platform, reference, ttrpc,
+};
 
 /// Something to throw bytes at.
 pub struct Target {
@@ -21,10 +24,15 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "bootstrap", run: bootstrap::run, seeds: bootstrap::seeds },
     Target { name: "config", run: config::run, seeds: config::seeds },
+    Target { name: "docker_login", run: docker_login::run, seeds: docker_login::seeds },
     Target { name: "events", run: events::run, seeds: events::seeds },
     Target { name: "filter", run: filter::run, seeds: filter::seeds },
+    Target { name: "hosts", run: hosts::run, seeds: hosts::seeds },
+    Target { name: "manifest", run: manifest::run, seeds: manifest::seeds },
     Target { name: "messages", run: messages::run, seeds: messages::seeds },
     Target { name: "names", run: names::run, seeds: names::seeds },
+    Target { name: "platform", run: platform::run, seeds: platform::seeds },
+    Target { name: "reference", run: reference::run, seeds: reference::seeds },
     Target { name: "runc_log", run: log::run, seeds: log::seeds },
     Target { name: "ttrpc", run: ttrpc::run, seeds: ttrpc::seeds },
 ];

@@ -57,7 +57,21 @@ macro_rules! attack {
     };
 }
 
-attack!(bootstrap, config, events, filter, messages, names, runc_log, ttrpc);
+attack!(
+    bootstrap,
+    config,
+    docker_login,
+    events,
+    filter,
+    hosts,
+    manifest,
+    messages,
+    names,
+    platform,
+    reference,
+    runc_log,
+    ttrpc
+);
 
 #[test]
 fn every_target_is_attacked() {

@@ -2,11 +2,16 @@
 
 pub mod bootstrap;
 pub mod config;
+pub mod docker_login;
 pub mod events;
 pub mod filter;
+pub mod hosts;
 pub mod log;
+pub mod manifest;
 pub mod messages;
 pub mod names;
+pub mod platform;
+pub mod reference;
 pub mod ttrpc;
 
 /// Seeds given as byte strings.
