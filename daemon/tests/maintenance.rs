@@ -33,8 +33,7 @@ impl Api {
 
     /// Writes a blob that `lease` holds; its digest.
     async fn put(&self, text: &str, labels: &[(&str, &str)], lease: &str) -> String {
-        let hex: String =
-            Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
         let digest = format!("sha256:{hex}");
         let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let message = content::WriteContentRequest {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use davit_content::{IngestStatus, LocalStore, Reader};
-use davit_types::filter::FilterSet;
 use davit_types::{Digest, Kind as _, Labels, Namespace};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -19,8 +18,10 @@ use crate::pending::Pending;
 use crate::time::from_nanos;
 use crate::{Error, Index, LeaseId, Result, digests, leases};
 
+mod list;
 mod writer;
 
+pub use list::ContentWalk;
 pub use writer::ContentWriter;
 
 /// How long an ingest stays that no lease holds and nobody goes on with.
@@ -62,15 +63,6 @@ pub struct WriterRequest {
     pub total: u64,
     /// The digest expected.
     pub expected: Option<Digest>,
-}
-
-/// A list of content, and how far it has been read.
-#[derive(Clone, Debug)]
-pub struct ContentWalk {
-    namespace: Namespace,
-    filters: FilterSet,
-    /// The last digest read; `None` at the end.
-    after: Option<String>,
 }
 
 /// The blobs and ingests of all namespaces.
@@ -123,44 +115,6 @@ impl ContentStore {
             objects::describe(connection, object, Kind::Content, &mut info.labels, &[])?;
             Ok(info)
         })
-    }
-
-    /// Those that any of `filters` matches, all when there is none, by digest.
-    pub fn list(&self, namespace: &Namespace, filters: &[String]) -> Result<Vec<ContentInfo>> {
-        let mut walk = self.walk(namespace, filters)?;
-        let mut found = Vec::new();
-        while let Some(page) = self.next_page(&mut walk)? {
-            found.extend(page);
-        }
-        Ok(found)
-    }
-
-    /// The same, a page at a time: for callers that do not want to have, or
-    /// wait for, all of it.
-    pub fn walk(&self, namespace: &Namespace, filters: &[String]) -> Result<ContentWalk> {
-        let filters = walk_filters(filters)?;
-        Ok(ContentWalk { namespace: namespace.clone(), filters, after: Some(String::new()) })
-    }
-
-    /// Those of the next page that match, which can be none; `None` behind
-    /// the last page. A page shows what is there when it is read.
-    pub fn next_page(&self, walk: &mut ContentWalk) -> Result<Option<Vec<ContentInfo>>> {
-        let Some(after) = walk.after.take() else { return Ok(None) };
-        if let Some(digests) = walk.filters.values_of(&["digest"]) {
-            let named = self.index.look(|connection| {
-                let find = |digest: &str| find(connection, &walk.namespace, digest).transpose();
-                digests.into_iter().filter_map(find).collect::<Result<Vec<_>>>()
-            })?;
-            let infos = named.into_iter().map(|(_, info)| info);
-            return Ok(Some(infos.filter(|info| walk.filters.matches(info)).collect()));
-        }
-        let mut infos =
-            self.index.look_long(|connection| page(connection, &walk.namespace, &after))?;
-        if infos.len() == objects::PAGE {
-            walk.after = infos.last().map(|info| info.digest.to_string());
-        }
-        infos.retain(|info| walk.filters.matches(info));
-        Ok(Some(infos))
     }
 
     /// Takes a blob from a namespace; its bytes go when no namespace has it.
@@ -306,28 +260,6 @@ fn no_ingest(reference: &str) -> Error {
 const SELECT: &str = "
     SELECT o.id, o.key, o.created, o.updated, b.size
     FROM objects o JOIN blobs b ON b.id = o.id";
-
-/// The first blobs behind a digest.
-fn page(connection: &Connection, namespace: &Namespace, after: &str) -> Result<Vec<ContentInfo>> {
-    let sql = format!(
-        "{SELECT} WHERE o.namespace = ?1 AND o.kind = ?2 AND o.key > ?3 ORDER BY o.key LIMIT {}",
-        objects::PAGE
-    );
-    let kind = Kind::Content;
-    let mut statement = connection.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![namespace.as_str(), kind.as_str(), after])?;
-    let mut found: Vec<(i64, ContentInfo)> = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push((row.get(0)?, read(row)?));
-    }
-    let Some((_, last)) = found.last() else { return Ok(Vec::new()) };
-    let page = objects::Page { namespace, kind, after, last: last.digest.as_str() };
-    let mut labels = page.labels(connection)?;
-    for (object, info) in &mut found {
-        info.labels = labels.remove(object).unwrap_or_default();
-    }
-    Ok(found.into_iter().map(|(_, info)| info).collect())
-}
 
 fn find(
     connection: &Connection,

@@ -277,3 +277,53 @@ fn refine(error: Error) -> Error {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    /// Looks without end must not keep the log from being emptied: it would
+    /// grow until the disk is full.
+    #[test]
+    fn the_log_stays_small_although_somebody_always_looks() {
+        const ROUNDS: usize = 100;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index.db");
+        let (index, done) = (&Index::open(&path).unwrap(), &AtomicBool::new(false));
+        let write = |connection: &Connection| {
+            connection.execute(
+                "WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+                 INSERT INTO sequences SELECT hex(randomblob(100)), i FROM n",
+                [],
+            )?;
+            connection.execute("DELETE FROM sequences WHERE random() % 2", [])?;
+            Ok(())
+        };
+        let count = |connection: &Connection| {
+            let sql = "SELECT count(DISTINCT name) FROM sequences";
+            Ok(connection.query_row(sql, [], |row| row.get::<_, i64>(0))?)
+        };
+        let log = dir.path().join("index.db-wal");
+        let size = || std::fs::metadata(&log).unwrap().len();
+        let (mut largest, mut written) = (0, 0);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        index.look_long(count).unwrap();
+                    }
+                });
+            }
+            for _ in 0..ROUNDS {
+                let before = size();
+                index.upkeep(write).unwrap();
+                written += size().saturating_sub(before);
+                largest = largest.max(size());
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert!(largest < 32 << 20, "{largest} bytes of log, of {written} or more written");
+    }
+}

@@ -138,8 +138,7 @@ fn explanation_to_wire(explanation: Explanation) -> wire::Explanation {
         held_by: link.held_by,
         expires: link.expires.map(timestamp),
     };
-    let chain =
-        |links: Vec<Link>| wire::Chain { links: links.into_iter().map(link).collect() };
+    let chain = |links: Vec<Link>| wire::Chain { links: links.into_iter().map(link).collect() };
     wire::Explanation {
         thing: Some(thing_to_wire(explanation.thing)),
         chains: explanation.chains.into_iter().map(chain).collect(),

@@ -140,10 +140,19 @@ impl Api {
 
     /// Removes the names of half of the images, then what they held.
     async fn collect(&self) -> usize {
+        let mut calls = JoinSet::new();
         for number in 0..IMAGES / 2 {
-            let request = images::DeleteImageRequest { name: name(number), ..Default::default() };
-            self.images().delete(self.request(request)).await.expect("delete");
+            if calls.len() == FILLERS.1 {
+                calls.join_next().await.expect("there are some").expect("it is deleted");
+            }
+            let api = self.clone();
+            calls.spawn(async move {
+                let request =
+                    images::DeleteImageRequest { name: name(number), ..Default::default() };
+                api.images().delete(api.request(request)).await.expect("delete");
+            });
         }
+        calls.join_all().await;
         let request = self.request(maintenance::CollectRequest { dry_run: false });
         let mut client = MaintenanceClient::new(self.channel.clone());
         let mut stream = client.collect(request).await.expect("collect").into_inner();
