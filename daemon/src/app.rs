@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use davit_content::LocalStore;
 use davit_diff::{StreamProcessor, StreamProcessors};
-use davit_distribution::registry::{Registry, Settings};
+use davit_distribution::registry::{Ranges, Registry, Settings};
 use davit_events::Exchange;
 use davit_index::{Collector, ContentStore, Index, Sharing, Snapshotter};
 use davit_runtime::{Limits, Tasks};
@@ -20,8 +20,8 @@ use crate::error::Error;
 use crate::lock::{Claim, claim};
 use crate::mounts::Mounts;
 use crate::plugins::{self, Plugin};
-use crate::proxy::{Differs, Proxies};
 use crate::pull::Images;
+use crate::proxy::{Differs, Proxies};
 use crate::services::diff::{Diff, DiffConfig};
 use crate::services::introspection::{pidns, uuid};
 
@@ -31,9 +31,9 @@ const ROOT_MODE: u32 = 0o700;
 /// see nothing on the way.
 const STATE_MODE: u32 = 0o711;
 
-/// Downloads and uploads at a time, as with containerd.
-const DOWNLOADS: usize = 3;
-const UPLOADS: usize = 3;
+/// The smallest pieces that large layers are fetched in, in bytes; smaller
+/// ones mean whole, as with containerd.
+const SMALLEST_PIECE: u64 = 512;
 
 /// The name of the plugin that bundles and working directories are kept
 /// under.
@@ -113,9 +113,9 @@ impl App {
             snapshotters.clone(),
             diff.clone(),
             Arc::clone(&events),
-            (DOWNLOADS, UPLOADS),
+            &config.plugins.transfer,
         );
-        let registry = Registry::new(Settings::default());
+        let registry = Registry::new(registry_settings(&config));
         let registry = registry.map_err(Error::part("prepare for registries"))?;
         let mounts_state = config.state.join("io.containerd.mount-manager.v1.bolt");
         let mounts = Mounts::open(&mounts_state, &config.root);
@@ -146,6 +146,12 @@ impl App {
             claims,
         })
     }
+}
+
+fn registry_settings(config: &Config) -> Settings {
+    let size = config.plugins.transfer.concurrent_layer_fetch_buffer;
+    let ranges = (size > SMALLEST_PIECE).then(|| Ranges { size, ..Ranges::default() });
+    Settings { ranges, ..Settings::default() }
 }
 
 fn content(config: &Config, index: &Arc<Index>) -> Result<ContentStore, Error> {

@@ -16,6 +16,7 @@ use davit_events::Exchange;
 use davit_index::{ContentStore, Index, Snapshotter};
 use tokio::sync::Semaphore;
 
+use crate::config::images::Transfer;
 use crate::services::diff::Diff;
 
 pub use hold::Hold;
@@ -41,33 +42,38 @@ pub struct Images {
     pub uploads: Option<Arc<Semaphore>>,
     /// One unpacking of each chain of layers at a time.
     chains: Turns,
-    /// As many layers at a time as there are processors.
+    /// So many layers at a time.
     places: Arc<Semaphore>,
 }
 
 impl Images {
-    /// Pulls and pushes with these limits on downloads and uploads; 0 means
-    /// none.
+    /// Pulls and pushes with the limits of `settings`.
     pub fn new(
         index: Arc<Index>,
         content: Arc<ContentStore>,
         snapshotters: BTreeMap<String, Arc<Snapshotter>>,
         diff: Diff,
         events: Arc<Exchange>,
-        (downloads, uploads): (usize, usize),
+        settings: &Transfer,
     ) -> Self {
         let limit = |limit: usize| (limit > 0).then(|| Arc::new(Semaphore::new(limit)));
-        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let unpacks = match settings.max_concurrent_unpacks {
+            0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+            limit => limit,
+        };
         Self {
             index,
             content,
             snapshotters,
             diff,
             events,
-            shared: Shared { downloads: limit(downloads), fetches: Turns::default() },
-            uploads: limit(uploads),
+            shared: Shared {
+                downloads: limit(settings.max_concurrent_downloads),
+                fetches: Turns::default(),
+            },
+            uploads: limit(settings.max_concurrent_uploaded_layers),
             chains: Turns::default(),
-            places: Arc::new(Semaphore::new(processors)),
+            places: Arc::new(Semaphore::new(unpacks.min(Semaphore::MAX_PERMITS))),
         }
     }
 }

@@ -293,7 +293,7 @@ fn add_transfers(routes: &mut RoutesBuilder, app: &App) {
             connection: Arc::default(),
             images: app.images.clone(),
             registry: app.registry.clone(),
-            directories: Vec::new(),
+            settings: transfer::Settings::of(&app.config),
         }
     });
 }

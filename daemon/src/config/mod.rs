@@ -13,7 +13,7 @@
 mod apply;
 mod document;
 mod error;
-mod images;
+pub mod images;
 mod imports;
 mod migrate;
 mod plugins;

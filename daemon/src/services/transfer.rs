@@ -20,6 +20,7 @@ use std::sync::Arc;
 use davit_client::naming::{Naming, Prefix, Rules, Whole};
 use davit_client::{Client, export as archive, image, import};
 use davit_distribution::registry::Registry;
+use davit_distribution::verify::Verifiers;
 use davit_index::LeaseId;
 use davit_protocols::grpc::containerd::services::images::v1::GetImageRequest;
 use davit_protocols::grpc::containerd::services::transfer::v1 as wire;
@@ -32,6 +33,8 @@ use wire::transfer_server::Transfer as Service;
 
 use super::streaming::{Opened, Streams, decode, is};
 use super::{lease, namespace, status};
+use crate::config::Config;
+use crate::config::images::Unpack;
 use crate::pull::Images;
 use incoming::Incoming;
 use progress::Progress;
@@ -61,8 +64,39 @@ pub struct Transfer {
     pub images: Images,
     /// What speaks with registries.
     pub registry: Registry,
-    /// Where hosts of registries are described (`config_path`).
-    pub directories: Vec<PathBuf>,
+    /// What the configuration says.
+    pub settings: Arc<Settings>,
+}
+
+/// What the configuration says of transfers.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where hosts of registries are described.
+    directories: Vec<PathBuf>,
+    /// Where images may be unpacked, if that is limited.
+    unpacks: Option<Vec<Unpack>>,
+    /// Whether only those for a platform named there are.
+    checks_platform: bool,
+    /// Who may refuse an image.
+    verifiers: Option<Verifiers>,
+}
+
+impl Settings {
+    /// What `config` says.
+    pub fn of(config: &Config) -> Arc<Self> {
+        let plugins = &config.plugins;
+        let verifies = config.enabled("io.containerd.image-verifier.v1.bindir");
+        let checks_platform = plugins.transfer.check_platform_supported;
+        Arc::new(Self {
+            directories: plugins.registry_directories(),
+            unpacks: match checks_platform {
+                true => Some(plugins.transfer.unpacks()),
+                false => plugins.transfer.unpack_config.clone(),
+            },
+            checks_platform,
+            verifiers: verifies.then(|| plugins.image_verifier.verifiers()),
+        })
+    }
 }
 
 impl Transfer {
@@ -132,7 +166,7 @@ impl Transfer {
     /// The registry that a source or destination names.
     async fn remote(&self, namespace: &Namespace, any: &Any) -> Result<Remote, Status> {
         let named: types::OciRegistry = decode(any, REGISTRY)?;
-        let directories = self.directories.clone();
+        let directories = self.settings.directories.clone();
         Remote::of(&self.registry, &self.streams, namespace, named, directories).await
     }
 

@@ -16,6 +16,7 @@ use super::progress::Progress;
 use super::registry::Remote;
 use super::tracker::Tracker;
 use super::{SNAPSHOTTER, Transfer, labels};
+use crate::config::images;
 use crate::pull::{Contents, Destination, Hold, Unpacker};
 use crate::services::status;
 
@@ -39,6 +40,9 @@ impl Transfer {
         let root = remote.repository.resolve().await.map_err(status).map_err(|error| {
             Status::new(error.code(), format!("failed to resolve image: {}", error.message()))
         })?;
+        if let Some(verifiers) = &self.settings.verifiers {
+            verifiers.verify(&remote.name, &root).await.map_err(status)?;
+        }
         progress.tell(&format!("Pulling from {title}")).await;
         let target = root.clone();
         progress.about("fetching image content", &remote.name, target.into()).await;
@@ -111,15 +115,8 @@ impl Transfer {
         lease: &LeaseId,
         observer: Arc<dyn Observer>,
     ) -> Result<Option<Arc<dyn Unpack>>, Status> {
-        let destination = |unpack: &types::UnpackConfiguration| {
-            let name = match unpack.snapshotter.as_str() {
-                "" => SNAPSHOTTER,
-                name => name,
-            };
-            let snapshotter = Arc::clone(self.images.snapshotters.get(name)?);
-            Some(Destination { platform: Matcher::all(), snapshotter })
-        };
-        let destinations: Vec<_> = unpacks.iter().filter_map(destination).collect();
+        let destinations: Vec<_> =
+            unpacks.iter().filter_map(|unpack| self.destination(unpack)).collect();
         if unpacks.is_empty() {
             return Ok(None);
         }
@@ -130,6 +127,32 @@ impl Transfer {
         }
         let (images, lease) = (self.images.clone(), lease.clone());
         Ok(Some(Arc::new(Unpacker { images, contents, lease, destinations, observer })))
+    }
+}
+
+impl Transfer {
+    /// Where something is unpacked that a client wants to be; `None` where the
+    /// configuration has no place for it.
+    fn destination(&self, unpack: &types::UnpackConfiguration) -> Option<Destination> {
+        let name = match unpack.snapshotter.as_str() {
+            "" => SNAPSHOTTER,
+            name => name,
+        };
+        let wanted = Platform::from(unpack.platform.clone().unwrap_or_default());
+        let matcher = |place: &images::Unpack| match self.settings.checks_platform {
+            true => Matcher::only(&place.platform),
+            false => Matcher::all(),
+        };
+        let platform = match &self.settings.unpacks {
+            None => Matcher::all(),
+            Some(places) => places
+                .iter()
+                .filter(|place| place.snapshotter == name)
+                .map(matcher)
+                .find(|matcher| matcher.matches(&wanted))?,
+        };
+        let snapshotter = Arc::clone(self.images.snapshotters.get(name)?);
+        Some(Destination { platform, snapshotter })
     }
 }
 

@@ -131,14 +131,11 @@ async fn ask(
 /// What an answer says. Nothing at all is nobody.
 fn login(answer: types::AuthResponse) -> Option<Login> {
     let types::AuthResponse { secret, username, .. } = &answer;
-    let (password, username) = (secret.clone(), username.clone());
     match answer.auth_type() {
         types::AuthType::None => None,
-        _ if secret.is_empty() && username.is_empty() => None,
-        types::AuthType::Credentials if username.is_empty() => Some(Login::Refresh(password)),
-        types::AuthType::Credentials => Some(Login::Basic { username, password }),
-        types::AuthType::Refresh => Some(Login::Refresh(password)),
-        types::AuthType::Header => Some(Login::Header(password)),
+        types::AuthType::Credentials => Login::of(username, secret),
+        types::AuthType::Refresh => Login::of("", secret),
+        types::AuthType::Header => Some(Login::Header(secret.clone())).filter(|_| !secret.is_empty()),
     }
 }
 
