@@ -1,0 +1,106 @@
+//! Containers on every snapshotter that keeps its own way of storing layers:
+//! made by both clients, and gone with everything when they are removed.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use davit_integration::daemon::{Daemon, Server};
+use davit_integration::leftovers::mounts_below;
+use davit_integration::peers::Client;
+use davit_integration::{image, must, wait_for};
+use tempfile::TempDir;
+
+/// An empty btrfs in a file, mounted until it is dropped.
+struct Disk(TempDir);
+
+impl Disk {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, target) = (dir.path().join("image"), dir.path().join("disk"));
+        fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
+        fs::create_dir(&target).unwrap();
+        must(Command::new("mkfs.btrfs").arg("-q").arg(&image));
+        must(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&target));
+        Self(dir)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("disk")
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        must(Command::new("umount").arg("--lazy").arg(self.path()));
+    }
+}
+
+/// A daemon with the btrfs snapshotter on `disk`.
+fn daemon(disk: &Path) -> Daemon {
+    let mut daemon = Daemon::start(Server::Davit);
+    daemon.stop();
+    let mut config = fs::File::options().append(true).open(daemon.path("config.toml")).unwrap();
+    let table = "plugins.\"io.containerd.snapshotter.v1.btrfs\"";
+    writeln!(config, "[{table}]\nroot_path = {:?}", disk.join("btrfs")).unwrap();
+    daemon.launch();
+    daemon
+}
+
+fn snapshots(daemon: &Daemon, snapshotter: &str) -> String {
+    daemon.ctr_ok(Client::Ctr16, &["snapshot", "--snapshotter", snapshotter, "ls"])
+}
+
+/// Everything that a client does with one container, and with its image.
+fn live(daemon: &mut Daemon, snapshotter: &str, directory: &Path) {
+    for client in [Client::Ctr16, Client::Ctr21] {
+        daemon.import_image(client);
+        let words = ["echo kept > /tmp/file && rm /bin/yes && cat /tmp/file"];
+        let run = ["run", "--rm", "--snapshotter", snapshotter, image::NAME, "c1", "sh", "-c"];
+        let said = daemon.ctr_ok(client, &[&run[..], &words[..]].concat());
+        assert_eq!(said, "kept\n", "{snapshotter} by {client:?}");
+        let says = daemon.ctr_ok(
+            client,
+            &["run", "--rm", "--snapshotter", snapshotter, image::NAME, "c1", "ls", "/tmp"],
+        );
+        assert_eq!(says, "", "nothing of one container is in the next");
+    }
+    let run = ["run", "-d", "--snapshotter", snapshotter, image::NAME, "c2", "sleep", "1000"];
+    daemon.ctr_ok(Client::Ctr21, &run);
+    let usage = ["snapshot", "--snapshotter", snapshotter, "usage"];
+    assert_eq!(daemon.ctr_ok(Client::Ctr16, &usage).lines().count(), 3);
+    daemon.kill();
+    daemon.launch();
+    assert_eq!(snapshots(daemon, snapshotter).lines().count(), 3);
+    let exec = ["task", "exec", "--exec-id", "x", "c2", "cat", "/bin/busybox"];
+    assert!(daemon.ctr(Client::Ctr16).args(exec).output().unwrap().status.success());
+    daemon.ctr_ok(Client::Ctr16, &["task", "rm", "-f", "c2"]);
+    daemon.ctr_ok(Client::Ctr16, &["container", "rm", "c2"]);
+    daemon.ctr_ok(Client::Ctr21, &["image", "rm", "--sync", image::NAME]);
+    assert_eq!(snapshots(daemon, snapshotter).lines().count(), 1);
+    wait_for("the directories go", 30, || {
+        (fs::read_dir(directory).ok()?.count() == 0).then_some(())
+    });
+    assert!(mounts_below(directory).is_empty(), "{:?}", mounts_below(directory));
+}
+
+#[test]
+fn erofs_keeps_layers_as_images() {
+    let disk = Disk::new();
+    let mut daemon = daemon(&disk.path());
+    let directory = daemon.path("root/io.containerd.snapshotter.v1.erofs/snapshots");
+    live(&mut daemon, "erofs", &directory);
+}
+
+#[test]
+fn btrfs_keeps_layers_as_subvolumes() {
+    let disk = Disk::new();
+    let mut daemon = daemon(&disk.path());
+    let directory = disk.path().join("btrfs/snapshots");
+    live(&mut daemon, "btrfs", &directory);
+    let left = must(Command::new("btrfs").args(["subvolume", "list"]).arg(disk.path()));
+    assert_eq!(left, "");
+}
