@@ -56,7 +56,7 @@ async fn pull(name: &str, directory: &Path, platform: Platform) -> Result<(), Bo
     let access =
         Access { hosts: config.hosts(reference.domain())?, credentials, headers: Vec::new() };
     let repository = Registry::new(Settings::default())?.repository(&reference, access)?;
-    let failed = |error: &dyn Kind| format!("{name}: {}", error.full_message());
+    let failed = |error: &dyn Kind| error.full_message();
     let root = repository.resolve().await.map_err(|error| failed(&error))?;
     println!("{reference} is {}", root.digest);
     let pull = Pull {

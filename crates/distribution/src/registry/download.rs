@@ -2,20 +2,20 @@
 //! the same host or at the next.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use davit_types::Descriptor;
 use http::header::{ACCEPT, CONTENT_RANGE, ETAG, HeaderValue, IF_RANGE, RANGE};
 use http::{Method, StatusCode};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::Error;
 use super::answer::Answer;
 use super::auth::Auth;
 use super::endpoint::Endpoint;
-use super::failure::Failure;
+use super::flow::Flow;
 use super::header::ContentRange;
+use super::parallel::Parallel;
 use super::repository::{Repository, accept, path_of};
 use super::tour::{Tour, Turn};
 use super::url::Origin;
@@ -34,6 +34,13 @@ pub struct Download {
     /// Addresses beside those in the registry.
     urls: Vec<String>,
     offset: u64,
+    /// The next byte that is not asked for: the blob's end, unless the rest
+    /// comes in parallel.
+    end: u64,
+    /// What comes in parallel after `end`.
+    parallel: Option<Parallel>,
+    /// Whether only an answer that begins where it should will do.
+    needs_range: bool,
     flow: Option<Flow>,
     tour: Option<Tour>,
     /// Where `offset` was when the tour began.
@@ -41,21 +48,6 @@ pub struct Download {
     /// What the last server called this very version of the blob.
     tag: Option<(Origin, HeaderValue)>,
     sources: Vec<String>,
-    is_ended: bool,
-}
-
-/// Bytes that come from one host.
-struct Flow {
-    answer: Answer,
-    endpoint: Arc<Endpoint>,
-    /// Bytes that we have already and the server sends all the same.
-    skip: u64,
-    /// Whether there is another host to go to when this one is slow.
-    is_hurried: bool,
-    /// How long we have waited for how many bytes.
-    waited: Duration,
-    received: u64,
-    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Repository {
@@ -79,44 +71,90 @@ impl Repository {
         from: u64,
         urls: &[String],
     ) -> Result<Download, Error> {
-        let mut download = Download {
-            repository: self.clone(),
-            blob: blob.clone(),
-            urls: urls.to_vec(),
-            offset: from,
-            flow: None,
-            tour: None,
-            mark: from,
-            tag: None,
-            sources: Vec::new(),
-            is_ended: false,
-        };
-        if from < blob.size {
-            let flow = download.open().await?;
-            download.flow = Some(flow);
+        let mut download = Download::new(self, blob, urls, from, blob.size);
+        if from >= blob.size {
+            return Ok(download);
         }
+        let ranges = self.0.shared.settings.ranges.filter(|ranges| {
+            ranges.count > 1 && ranges.size > 0 && (blob.size - from) / ranges.size >= 2
+        });
+        if let Some(ranges) = ranges {
+            download.end = from + ranges.size;
+        }
+        let flow = download.open().await?;
+        match ranges {
+            Some(ranges) if flow.is_partial => {
+                let end = download.end;
+                download.parallel = Some(Parallel::new(self, blob, urls, ranges, end));
+            }
+            // Whoever ignores ranges sends it all.
+            _ => download.end = blob.size,
+        }
+        download.flow = Some(flow);
         Ok(download)
     }
 }
 
 impl Download {
+    /// The bytes of `blob` from `from` to `end`, of which nothing is asked
+    /// for yet.
+    fn new(
+        repository: &Repository,
+        blob: &Descriptor,
+        urls: &[String],
+        from: u64,
+        end: u64,
+    ) -> Self {
+        Self {
+            repository: repository.clone(),
+            blob: blob.clone(),
+            urls: urls.to_vec(),
+            offset: from,
+            end,
+            parallel: None,
+            needs_range: false,
+            flow: None,
+            tour: None,
+            mark: from,
+            tag: None,
+            sources: Vec::new(),
+        }
+    }
+
+    /// A stretch of a blob, for a server that can be asked for one.
+    pub(super) fn stretch(
+        repository: &Repository,
+        blob: &Descriptor,
+        urls: &[String],
+        from: u64,
+        end: u64,
+    ) -> Self {
+        Self { needs_range: true, ..Self::new(repository, blob, urls, from, end) }
+    }
+
     /// The next bytes; `None` when the blob is complete.
     ///
     /// # Errors
     /// When no host can go on, or the blob is longer than it should be.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
-            if self.offset >= self.blob.size {
-                return self.end().await.map(|()| None);
+            if self.offset >= self.end {
+                self.finish().await?;
+                match self.parallel_piece().await {
+                    Some(piece) => return Ok(Some(piece)),
+                    None if self.offset >= self.end => return Ok(None),
+                    None => {}
+                }
             }
             let mut flow = match self.flow.take() {
                 Some(flow) => flow,
                 None => self.open().await?,
             };
-            match flow.next(&self.repository).await {
+            match flow.next(&self.repository.0.shared.settings).await {
                 Ok(piece) => {
-                    let piece = flow.unskipped(piece);
-                    if self.take(&mut flow, &piece)? {
+                    let mut piece = flow.unskipped(piece);
+                    self.cut(&mut piece);
+                    if self.take(&flow, &piece) {
                         self.flow = Some(flow);
                         if !piece.is_empty() {
                             return Ok(Some(piece));
@@ -138,23 +176,61 @@ impl Download {
         &self.sources
     }
 
+    /// The next bytes of those that came in parallel. When that does not
+    /// work, the rest comes one after the other.
+    async fn parallel_piece(&mut self) -> Option<Bytes> {
+        let piece = match self.parallel.as_mut()?.next().await {
+            Ok(Some(piece)) => piece,
+            Ok(None) => {
+                self.parallel = None;
+                return None;
+            }
+            Err(error) => {
+                log::info!(digest:% = self.blob.digest, error:% = error; "go on without ranges");
+                self.parallel = None;
+                (self.end, self.mark) = (self.blob.size, self.offset);
+                return None;
+            }
+        };
+        for host in &piece.sources {
+            self.note(host);
+        }
+        self.offset += piece.bytes.len() as u64;
+        self.end = self.offset;
+        Some(piece.bytes)
+    }
+
+    fn note(&mut self, host: &str) {
+        if !self.sources.iter().any(|known| known == host) {
+            self.sources.push(host.to_owned());
+        }
+    }
+
+    /// Drops what lies behind the stretch that was asked for. What lies behind
+    /// the blob is kept: it is an error.
+    fn cut(&self, piece: &mut Bytes) {
+        if self.end < self.blob.size {
+            let left = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX);
+            piece.truncate(left);
+        }
+    }
+
     /// Counts a piece; false when the blob is too long here.
-    fn take(&mut self, flow: &mut Flow, piece: &Bytes) -> Result<bool, Error> {
+    fn take(&mut self, flow: &Flow, piece: &Bytes) -> bool {
         let end = self.offset + piece.len() as u64;
         if end > self.blob.size {
             self.failed(&flow.endpoint, Error::Size { actual: end, expected: self.blob.size });
-            return Ok(false);
+            return false;
         }
-        let host = &flow.endpoint.host.authority;
-        if !piece.is_empty() && !self.sources.contains(host) {
-            self.sources.push(host.clone());
+        if !piece.is_empty() {
+            self.note(&flow.endpoint.host.authority);
         }
         self.offset = end;
         if self.offset - self.mark >= PROGRESS {
             self.tour = None;
             self.mark = self.offset;
         }
-        Ok(true)
+        true
     }
 
     /// What came from this host is over.
@@ -238,7 +314,7 @@ impl Download {
     }
 
     async fn open_at(&mut self, turn: &Turn) -> Result<Flow, Error> {
-        let Turn { endpoint, patience } = turn;
+        let endpoint = &turn.endpoint;
         let place = match self.repository.0.shared.places(&endpoint.origin()) {
             Some(places) => places.acquire_owned().await.ok(),
             None => None,
@@ -246,8 +322,12 @@ impl Download {
         let url = endpoint.blob_url(&self.blob.digest, self.repository.0.reference.domain());
         let mut ask = endpoint.ask(Method::GET, url);
         ask.headers.insert(ACCEPT, accept(&self.blob.media_type));
-        if self.offset > 0 {
-            let range = HeaderValue::from_str(&format!("bytes={}-", self.offset));
+        if self.offset > 0 || self.end < self.blob.size {
+            let last = match self.end < self.blob.size {
+                true => (self.end - 1).to_string(),
+                false => String::new(),
+            };
+            let range = HeaderValue::from_str(&format!("bytes={}-{last}", self.offset));
             range.into_iter().for_each(|range| drop(ask.headers.insert(RANGE, range)));
             if let Some((origin, tag)) = &self.tag
                 && *origin == endpoint.origin()
@@ -260,15 +340,11 @@ impl Download {
         let skip = self.check(&answer)?;
         let tag = answer.headers.get(ETAG).filter(|tag| is_strong(tag)).cloned();
         self.tag = tag.map(|tag| (endpoint.origin(), tag));
-        Ok(Flow {
-            answer,
-            endpoint: endpoint.clone(),
-            skip,
-            is_hurried: patience.is_hurried,
-            waited: Duration::ZERO,
-            received: 0,
-            _place: place,
-        })
+        let flow = Flow::new(answer, turn, skip, place);
+        if self.needs_range && !flow.is_partial {
+            return Err(flow.answer.nonsense("the range is ignored"));
+        }
+        Ok(flow)
     }
 
     /// How many bytes of the answer we have already.
@@ -296,13 +372,11 @@ impl Download {
 
     /// Makes sure that nothing follows, and that the connection can be used
     /// again.
-    async fn end(&mut self) -> Result<(), Error> {
-        if self.is_ended {
-            return Ok(());
-        }
-        self.is_ended = true;
+    async fn finish(&mut self) -> Result<(), Error> {
         let Some(mut flow) = self.flow.take() else { return Ok(()) };
         match tokio::time::timeout(END_TIMEOUT, flow.answer.next()).await {
+            // What lies behind a stretch is the server's affair.
+            Ok(Ok(Some(_))) if self.end < self.blob.size => Ok(()),
             Ok(Ok(Some(more))) => {
                 let actual = self.offset + more.len() as u64;
                 Err(Error::Size { actual, expected: self.blob.size })
@@ -310,35 +384,6 @@ impl Download {
             // All that was promised is here, whatever happens to the rest.
             _ => Ok(()),
         }
-    }
-}
-
-impl Flow {
-    /// The next piece of the answer.
-    async fn next(&mut self, repository: &Repository) -> Result<Bytes, Error> {
-        let begun = Instant::now();
-        let piece = self.answer.next().await?;
-        let piece = piece
-            .ok_or_else(|| self.answer.broken(Failure::Broken("unexpected EOF".to_owned())))?;
-        self.waited += begun.elapsed();
-        self.received += piece.len() as u64;
-        let settings = &repository.0.shared.settings;
-        // Only what the server makes us wait for counts.
-        if self.is_hurried && self.waited > settings.mirror_timeout * 2 {
-            let least = settings.slow_rate as f64 * self.waited.as_secs_f64();
-            if (self.received as f64) < least {
-                return Err(self.answer.broken(Failure::Timeout("the host is too slow")));
-            }
-            (self.waited, self.received) = (Duration::ZERO, 0);
-        }
-        Ok(piece)
-    }
-
-    /// What of `piece` is new.
-    fn unskipped(&mut self, mut piece: Bytes) -> Bytes {
-        let known = usize::try_from(self.skip).unwrap_or(usize::MAX).min(piece.len());
-        self.skip -= known as u64;
-        piece.split_off(known)
     }
 }
 

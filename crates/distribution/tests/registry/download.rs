@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use davit_distribution::registry::{Error, Settings};
+use davit_distribution::registry::{Error, Ranges, Repository, Settings};
 use davit_types::{ErrorKind, Kind};
 
 use crate::server::{Ending, Reply, Server, nobody};
@@ -255,4 +255,52 @@ async fn downloads_from_one_host_queue() {
     let limit = Duration::from_secs(10);
     let second = tokio::time::timeout(limit, second).await.unwrap().unwrap();
     assert_eq!(second.unwrap(), blob);
+}
+
+/// Four stretches of 128 KiB at a time.
+fn in_parallel(hosts: impl IntoIterator<Item = davit_distribution::hosts::Host>) -> Repository {
+    let ranges = Some(Ranges { count: 4, size: 128 << 10 });
+    let registry = registry(Settings { ranges, ..quick() });
+    open(&registry, "registry.test/team/app:1", access(hosts))
+}
+
+#[tokio::test]
+async fn a_large_blob_may_come_in_parallel_and_goes_out_in_order() {
+    let blob = bytes(SIZE + 12_345);
+    let wanted = descriptor(LAYER, &blob);
+    let (served, tries) = (blob.clone(), AtomicUsize::new(0));
+    let server = Server::start(move |seen| {
+        let reply = Reply::part_of(&served, seen);
+        let is_third = tries.fetch_add(1, Ordering::Relaxed) % 3 == 2;
+        if is_third { reply.ending(Ending::Reset(70_000)) } else { reply }
+    })
+    .await;
+    let repository = in_parallel([host(&server.address)]);
+    for from in [0, 5, SIZE / 2] {
+        assert_eq!(read(&repository, &wanted, from as u64).await.unwrap(), blob[from..]);
+    }
+    let stretches = server.seen().iter().filter(|seen| seen.range_end().is_some()).count();
+    assert!(stretches >= 8 + 8 + 4, "{stretches}");
+    let all = SIZE + 12_345;
+    let wished = all + (all - 5) + (all - SIZE / 2);
+    assert!(server.served() < wished + wished / 20, "{} bytes for {wished}", server.served());
+}
+
+#[tokio::test]
+async fn where_ranges_are_ignored_a_blob_comes_one_after_the_other() {
+    let blob = bytes(SIZE);
+    let wanted = descriptor(LAYER, &blob);
+    let served = blob.clone();
+    let server = Server::start(move |_| Reply::ok(served.clone())).await;
+    assert_eq!(read(&in_parallel([host(&server.address)]), &wanted, 0).await.unwrap(), blob);
+    assert_eq!(server.seen().len(), 1);
+
+    // One that learns of ranges and forgets them again.
+    let (served, tries) = (blob.clone(), AtomicUsize::new(0));
+    let server = Server::start(move |seen| match tries.fetch_add(1, Ordering::Relaxed) {
+        0..=2 => Reply::part_of(&served, seen),
+        _ => Reply::ok(served.clone()),
+    })
+    .await;
+    assert_eq!(read(&in_parallel([host(&server.address)]), &wanted, 0).await.unwrap(), blob);
 }
