@@ -100,37 +100,37 @@ impl Root {
     pub fn make_dir(&self, path: &[CString], missing: MakeMissing<'_>) -> io::Result<OwnedFd> {
         let mut todo: VecDeque<Vec<u8>> =
             path.iter().map(|part| part.as_bytes().to_vec()).collect();
-        let mut open: Vec<OwnedFd> = Vec::new();
+        // Only the last one is kept open, however deep the tree is.
+        let mut open: Option<OwnedFd> = None;
         let mut names = Components::new();
         let mut links = 0;
         while let Some(part) = todo.pop_front() {
             match &part[..] {
                 b"" | b"." => continue,
                 b".." => {
-                    open.pop();
                     names.pop();
+                    open = (!names.is_empty()).then(|| self.open_plain(&names)).transpose()?;
                     continue;
                 }
                 _ => {}
             }
             let name = CString::new(part).map_err(|_| Errno::INVAL)?;
-            let dir = open.last().unwrap_or(&self.dir);
+            let dir = open.as_ref().unwrap_or(&self.dir);
             match fs::openat(dir, &name, DIRECTORY, Mode::empty()) {
                 Ok(child) => {
-                    open.push(child);
+                    open = Some(child);
                     names.push(name);
                 }
                 Err(Errno::NOENT) => {
                     names.push(name.clone());
                     missing(dir, &name, &names)?;
-                    let child = fs::openat(dir, &name, DIRECTORY, Mode::empty())?;
-                    open.push(child);
+                    open = Some(fs::openat(dir, &name, DIRECTORY, Mode::empty())?);
                 }
                 Err(Errno::NOTDIR | Errno::LOOP) => {
                     links += 1;
                     let target = link_target(dir, &name, links)?;
                     if target.starts_with(b"/") {
-                        open.clear();
+                        open = None;
                         names.clear();
                     }
                     for part in target.rsplit(|&byte| byte == b'/') {
@@ -140,7 +140,7 @@ impl Root {
                 Err(error) => return Err(error.into()),
             }
         }
-        open.pop().map_or_else(|| self.dir.try_clone(), Ok)
+        open.map_or_else(|| self.dir.try_clone(), Ok)
     }
 }
 

@@ -44,12 +44,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            uncompressed_bytes: 256 << 30,
-            ratio: 500,
-            ratio_from: 1 << 30,
-            entries: 10_000_000,
-        }
+        Self { uncompressed_bytes: 256 << 30, ratio: 500, ratio_from: 1 << 30, entries: 10_000_000 }
     }
 }
 

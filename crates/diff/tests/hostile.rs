@@ -311,7 +311,10 @@ fn limits_hold() {
     let dir = tempfile::tempdir().unwrap();
     for (what, limit) in [
         ("uncompressed bytes", Limits { uncompressed_bytes: 1 << 20, ..Limits::default() }),
-        ("bytes out of one compressed byte", Limits { ratio: 100, ratio_from: 16 << 20, ..Limits::default() }),
+        (
+            "bytes out of one compressed byte",
+            Limits { ratio: 100, ratio_from: 16 << 20, ..Limits::default() },
+        ),
     ] {
         // A bomb behind the archive's end, where nobody looks.
         let archive = Archive::new().file("file", "x").bytes();

@@ -89,8 +89,12 @@ impl<R: BufRead> Reader<R> {
                 }
                 b'L' => pending.name = Some(header::text(&self.special_file(&raw)?).to_vec()),
                 b'K' => pending.link_name = Some(header::text(&self.special_file(&raw)?).to_vec()),
-                // Global records are ignored, as containerd ignores them.
-                b'g' => drop(self.special_file(&raw)?),
+                // Global records are ignored, as containerd ignores them. To
+                // Go they are an entry, which uses up what came before.
+                b'g' => {
+                    self.special_file(&raw)?;
+                    pending = Pending::default();
+                }
                 _ => return self.entry(&block, raw, pending, position).map(Some),
             }
         }
@@ -299,18 +303,19 @@ fn has_data(kind: EntryKind) -> bool {
     matches!(kind, EntryKind::File | EntryKind::Other(_))
 }
 
-/// Records over long names over the header itself.
+/// Long names over records over the header itself, as in Go.
 fn merge(
     raw: RawHeader,
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
     records: &Records,
 ) -> Option<Entry> {
-    let name = records.path.clone().or(long_name).unwrap_or(raw.name);
+    let given = |long: Option<Vec<u8>>| long.filter(|name| !name.is_empty());
+    let name = given(long_name).or(records.path.clone()).unwrap_or(raw.name);
     let size = u64::try_from(records.size.unwrap_or(raw.size)).ok()?;
     Some(Entry {
         kind: header::kind(raw.flag, &name),
-        link_name: records.link_path.clone().or(long_link).unwrap_or(raw.link_name),
+        link_name: given(long_link).or(records.link_path.clone()).unwrap_or(raw.link_name),
         name,
         mode: (raw.mode & 0o7777) as u32,
         uid: records.uid.unwrap_or(raw.uid),
