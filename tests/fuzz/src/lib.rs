@@ -6,8 +6,8 @@ pub mod mutate;
 mod targets;
 
 use targets::{
-    bootstrap, config, docker_login, events, filter, hosts, log, manifest, messages, names,
-    platform, reference, ttrpc,
+    bootstrap, config, docker_login, events, filter, hosts, http_headers, log, manifest, messages,
+    names, platform, reference, ttrpc,
 };
 
 /// Something to throw bytes at.
@@ -28,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "events", run: events::run, seeds: events::seeds },
     Target { name: "filter", run: filter::run, seeds: filter::seeds },
     Target { name: "hosts", run: hosts::run, seeds: hosts::seeds },
+    Target { name: "http_headers", run: http_headers::run, seeds: http_headers::seeds },
     Target { name: "manifest", run: manifest::run, seeds: manifest::seeds },
     Target { name: "messages", run: messages::run, seeds: messages::seeds },
     Target { name: "names", run: names::run, seeds: names::seeds },

@@ -64,6 +64,7 @@ attack!(
     events,
     filter,
     hosts,
+    http_headers,
     manifest,
     messages,
     names,

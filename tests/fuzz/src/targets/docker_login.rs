@@ -3,7 +3,7 @@
 
 use davit_distribution::credentials::{Credentials, Docker};
 
-use super::list;
+use super::{list, renew};
 
 /// Hosts that are asked for.
 const HOSTS: [&str; 4] = ["registry-1.docker.io", "r.test", "r.test:5000", "[::1]:5000"];
@@ -21,7 +21,7 @@ thread_local! {
 pub fn run(data: &[u8]) {
     let directory = DIRECTORY.with(|directory| directory.path().to_owned());
     let file = directory.join("config.json");
-    std::fs::write(&file, data).expect("the file can be written");
+    renew(&file, data);
     let docker = Docker::new(&file).with_path(directory);
     for host in HOSTS {
         let login = RUNTIME.with(|runtime| runtime.block_on(docker.login(host, &[])));

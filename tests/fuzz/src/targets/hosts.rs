@@ -3,7 +3,7 @@
 use davit_distribution::hosts::Config;
 use tempfile::TempDir;
 
-use super::list;
+use super::{list, renew};
 
 thread_local! {
     /// One for all inputs; what is outside of `certs.d` may not be found.
@@ -19,7 +19,7 @@ thread_local! {
 /// taken for a registry's name, which must not lead out of the directory.
 pub fn run(data: &[u8]) {
     let root = ROOT.with(|root| root.path().join("certs.d"));
-    std::fs::write(root.join("r.test/hosts.toml"), data).expect("the file can be written");
+    renew(&root.join("r.test/hosts.toml"), data);
     let config = Config { directories: vec![root], ..Config::default() };
     if let Ok(hosts) = config.hosts("r.test") {
         assert!(!hosts.is_empty());
