@@ -6,8 +6,8 @@ pub mod mutate;
 mod targets;
 
 use targets::{
-    bootstrap, config, docker_login, events, filter, hosts, http_headers, log, manifest, messages,
-    names, platform, reference, ttrpc,
+    bootstrap, config, docker_login, events, filter, hosts, http_headers, layer, log, manifest,
+    messages, names, platform, reference, tar, ttrpc,
 };
 
 /// Something to throw bytes at.
@@ -29,12 +29,14 @@ pub const TARGETS: &[Target] = &[
     Target { name: "filter", run: filter::run, seeds: filter::seeds },
     Target { name: "hosts", run: hosts::run, seeds: hosts::seeds },
     Target { name: "http_headers", run: http_headers::run, seeds: http_headers::seeds },
+    Target { name: "layer", run: layer::run, seeds: layer::seeds },
     Target { name: "manifest", run: manifest::run, seeds: manifest::seeds },
     Target { name: "messages", run: messages::run, seeds: messages::seeds },
     Target { name: "names", run: names::run, seeds: names::seeds },
     Target { name: "platform", run: platform::run, seeds: platform::seeds },
     Target { name: "reference", run: reference::run, seeds: reference::seeds },
     Target { name: "runc_log", run: log::run, seeds: log::seeds },
+    Target { name: "tar", run: tar::run, seeds: tar::seeds },
     Target { name: "ttrpc", run: ttrpc::run, seeds: ttrpc::seeds },
 ];
 

@@ -65,13 +65,15 @@ attack!(
     filter,
     hosts,
     http_headers,
+    layer,
     manifest,
     messages,
     names,
     platform,
     reference,
     runc_log,
-    ttrpc
+    tar,
+    ttrpc,
 );
 
 #[test]

@@ -7,12 +7,14 @@ pub mod events;
 pub mod filter;
 pub mod hosts;
 pub mod http_headers;
+pub mod layer;
 pub mod log;
 pub mod manifest;
 pub mod messages;
 pub mod names;
 pub mod platform;
 pub mod reference;
+pub mod tar;
 pub mod ttrpc;
 
 /// Seeds given as byte strings.
