@@ -7,8 +7,8 @@ use std::time::SystemTime;
 
 use davit_types::{Algorithm, Digest};
 
-use crate::ingest::{Ingest, make_dir};
-use crate::writer::{Lock, Locks};
+use crate::ingest::{Ingest, make_dir, sync_dir};
+use crate::writer::{Blobs, Lock, Locks};
 use crate::{BlobInfo, Error, IngestStatus, Reader, Writer, hash};
 
 /// A content store below one directory:
@@ -20,6 +20,8 @@ use crate::{BlobInfo, Error, IngestStatus, Reader, Writer, hash};
 pub struct LocalStore {
     root: PathBuf,
     locks: Locks,
+    /// Whether the kernel can check what is read of a blob.
+    verity: bool,
 }
 
 impl LocalStore {
@@ -29,7 +31,10 @@ impl LocalStore {
         for dir in [root, &root.join("blobs"), &root.join("ingest")] {
             make_dir(dir)?;
         }
-        let store = Self { root: root.to_owned(), locks: Locks::default() };
+        // Blobs are synced, and the way to them is, too.
+        sync_dir(root)?;
+        let verity = can_verify(root);
+        let store = Self { root: root.to_owned(), locks: Locks::default(), verity };
         for path in store.ingest_dirs()? {
             if path.extension().is_some_and(|extension| extension == "tmp") {
                 fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
@@ -41,9 +46,10 @@ impl LocalStore {
     /// Begins or resumes the ingest `reference` and locks it until the writer
     /// is committed or dropped. `total` is the size expected, 0 if unknown.
     ///
-    /// With `expected`, a blob that exists is [`Error::AlreadyExists`], and
-    /// the hash function is that of the digest. A second writer is
-    /// [`Error::Locked`].
+    /// With `expected`, a blob that exists is [`Error::AlreadyExists`] unless
+    /// it is not of the size expected: then it is damaged, and the writer
+    /// replaces it. The hash function is that of the digest. A second writer
+    /// is [`Error::Locked`].
     pub fn open_writer(
         &self,
         reference: &str,
@@ -51,7 +57,8 @@ impl LocalStore {
         expected: Option<&Digest>,
     ) -> Result<Writer, Error> {
         if let Some(digest) = expected
-            && self.blob_path(digest).exists()
+            && let Ok(blob) = self.info(digest)
+            && (total == 0 || total == blob.size)
         {
             return Err(Error::AlreadyExists(digest.clone()));
         }
@@ -72,7 +79,7 @@ impl LocalStore {
             return Err(Error::EmptyReference);
         }
         let lock = Lock::take(&self.locks, reference)?;
-        let blobs = self.root.join("blobs");
+        let blobs = Blobs { path: self.root.join("blobs"), verity: self.verity };
         Writer::open(lock, self.ingest(reference), blobs, total, algorithm)
     }
 
@@ -111,6 +118,22 @@ impl LocalStore {
     pub fn reader(&self, digest: &Digest) -> Result<Reader, Error> {
         let path = self.blob_path(digest);
         File::open(&path).and_then(Reader::new).map_err(not_found_or("open", &path, digest))
+    }
+
+    /// Opens a blob for reading that is known to have `size` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when it has not: power was lost, or a file system
+    /// repaired. The next writer of the blob replaces it.
+    pub fn whole_reader(&self, digest: &Digest, size: u64) -> Result<Reader, Error> {
+        let reader = self.reader(digest)?;
+        match reader.size() {
+            found if found == size => Ok(reader),
+            found => Err(Error::Damaged {
+                path: self.blob_path(digest),
+                what: format!("it has {found} bytes of {size}"),
+            }),
+        }
     }
 
     /// Removes a blob. Open readers keep what they have.
@@ -164,6 +187,19 @@ impl LocalStore {
     fn ingest_dirs(&self) -> Result<Vec<PathBuf>, Error> {
         entries(&self.root.join("ingest"))
     }
+}
+
+/// Finds out by trying whether the kernel can check the files in `root`
+/// (fs-verity), as containerd does.
+fn can_verify(root: &Path) -> bool {
+    let path = root.join("verity-probe");
+    let tried = fs::write(&path, "x")
+        .and_then(|()| File::open(&path))
+        .and_then(|file| davit_sys::integrity::enable_verity(&file));
+    if let Err(error) = fs::remove_file(&path) {
+        log::warn!(path:% = path.display(), error:%; "remove a probe");
+    }
+    tried.is_ok()
 }
 
 /// The paths in a directory; none when it does not exist.

@@ -48,12 +48,20 @@ impl Drop for Lock {
     }
 }
 
+/// Where blobs are, and what is done to them there.
+#[derive(Debug)]
+pub(crate) struct Blobs {
+    pub path: PathBuf,
+    /// The kernel is to check what is read of them.
+    pub verity: bool,
+}
+
 /// An ingest that is being written. Dropping it keeps the bytes for a later
 /// writer of the same reference, and lets go of the lock.
 #[derive(Debug)]
 pub struct Writer {
     ingest: Ingest,
-    blobs: PathBuf,
+    blobs: Blobs,
     file: File,
     hasher: Hasher,
     status: IngestStatus,
@@ -67,7 +75,7 @@ impl Writer {
     pub(crate) fn open(
         lock: Lock,
         ingest: Ingest,
-        blobs: PathBuf,
+        blobs: Blobs,
         total: u64,
         algorithm: Algorithm,
     ) -> Result<Self, Error> {
@@ -164,7 +172,7 @@ impl Writer {
         {
             return Err(Error::UnexpectedDigest { actual: digest, expected: expected.clone() });
         }
-        let dir = self.blobs.join(digest.algorithm().as_str());
+        let dir = self.blobs.path.join(digest.algorithm().as_str());
         let target = dir.join(digest.hex());
         if is_whole(&target, actual) {
             self.discard();
@@ -187,14 +195,29 @@ impl Writer {
     fn name(&mut self, dir: &Path, target: &Path) -> Result<(), Error> {
         if !dir.exists() {
             make_dir(dir)?;
-            sync_dir(&self.blobs)?;
+            sync_dir(&self.blobs.path)?;
         }
         fs::rename(self.ingest.data(), target).map_err(Error::io("rename", target))?;
         // Only now: a file that cannot be written could not be resumed.
         if let Err(error) = self.file.set_permissions(Permissions::from_mode(0o400)) {
             log::warn!(path:% = target.display(), error:% = error; "make a blob read-only");
         }
-        sync_dir(dir)
+        sync_dir(dir)?;
+        if self.blobs.verity {
+            self.verify_from_now_on(target);
+        }
+        Ok(())
+    }
+
+    /// Lets the kernel check what is read of the blob. One that it does not
+    /// check is as good as on other file systems, so a failure is only logged.
+    fn verify_from_now_on(&mut self, target: &Path) {
+        // The kernel wants nobody to have it open for writing.
+        let reopened = File::open(target).map(|file| self.file = file);
+        let enabled = reopened.and_then(|()| davit_sys::integrity::enable_verity(&self.file));
+        if let Err(error) = enabled {
+            log::warn!(path:% = target.display(), error:%; "a blob is not checked by the kernel");
+        }
     }
 
     /// Removes the ingest's directory; what is left of one is harmless, so a

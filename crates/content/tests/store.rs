@@ -373,3 +373,38 @@ fn a_full_disk_damages_nothing() {
     drop(writer);
     assert_eq!(store.open_writer("layer", 0, None).unwrap().offset(), held);
 }
+
+#[test]
+fn a_blob_that_has_lost_bytes_is_told_of_and_replaced() {
+    let fixture = fixture();
+    let data = b"all of it";
+    let digest = put(&fixture.store, data);
+    let path = fixture.dir.path().join("content/blobs/sha256").join(digest.hex());
+    let size = data.len() as u64;
+    for left in [0, 3] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_len(left).unwrap();
+        let error = fixture.store.whole_reader(&digest, size).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DataLoss);
+        assert!(error.to_string().ends_with(&format!("it has {left} bytes of 9")), "{error}");
+        let mut writer = fixture.store.open_writer("again", size, Some(&digest)).unwrap();
+        writer.write(data).unwrap();
+        writer.commit(size, Some(&digest)).unwrap();
+        assert_eq!(fixture.store.whole_reader(&digest, size).unwrap().size(), size);
+    }
+    let error = fixture.store.open_writer("again", size, Some(&digest)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+}
+
+#[test]
+fn blobs_are_checked_by_the_kernel_where_it_can() {
+    let fixture = fixture();
+    let digest = put(&fixture.store, &[7; 100_000]);
+    let root = fixture.dir.path().join("content");
+    let probe = root.join("probe");
+    fs::write(&probe, "x").unwrap();
+    let can = davit_sys::integrity::enable_verity(&fs::File::open(&probe).unwrap()).is_ok();
+    let blob = fs::File::open(root.join("blobs/sha256").join(digest.hex())).unwrap();
+    assert_eq!(davit_sys::integrity::verity_digest(&blob).unwrap().is_some(), can);
+    assert_eq!(fs::metadata(root.join("blobs/sha256").join(digest.hex())).unwrap().len(), 100_000);
+}

@@ -141,8 +141,13 @@ impl ContentStore {
 
     /// Opens a blob for reading.
     pub fn reader(&self, namespace: &Namespace, digest: &Digest) -> Result<Reader> {
-        self.info(namespace, digest)?;
-        Ok(self.local.reader(digest)?)
+        let info = self.info(namespace, digest)?;
+        Ok(self.local.whole_reader(digest, info.size)?)
+    }
+
+    /// Whether the namespace has a blob, and the store all of it.
+    pub fn has_whole(&self, namespace: &Namespace, digest: &Digest) -> bool {
+        self.reader(namespace, digest).is_ok()
     }
 
     /// Where an ingest stands; `reference` is the namespace's name for it.
@@ -284,6 +289,19 @@ fn read(row: &Row<'_>) -> Result<ContentInfo> {
         updated_at: from_nanos(row.get(3)?),
         labels: Labels::new(),
     })
+}
+
+/// How long a blob is, as the namespaces know that have it.
+fn recorded_size(connection: &Connection, digest: &Digest) -> Result<Option<u64>> {
+    let size: Option<i64> = connection
+        .prepare_cached(
+            "SELECT b.size FROM namespaces n
+             JOIN objects o ON o.namespace = n.name AND o.kind = 'content' AND o.key = ?1
+             JOIN blobs b ON b.id = o.id LIMIT 1",
+        )?
+        .query_row([digest.as_str()], |row| row.get(0))
+        .optional()?;
+    Ok(size.map(i64::unsigned_abs))
 }
 
 /// Whether any namespace has a blob, or is to get it without its bytes.

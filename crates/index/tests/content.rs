@@ -311,3 +311,39 @@ fn bytes_that_a_crash_left_are_removed() {
     assert_eq!(stores.local.list_statuses().unwrap().len(), 1);
     open.commit(1, None, &Labels::new()).unwrap();
 }
+
+#[test]
+fn a_blob_that_has_lost_bytes_is_brought_again() {
+    let stores = stores();
+    let (space, other) = (ns("default"), ns("other"));
+    let data: &[u8] = b"all of it";
+    let digest = stores.put(&space, data, &[("k", "v")], None).unwrap().digest;
+    let path = stores.dir.path().join("content/blobs/sha256").join(digest.hex());
+    let damage = |left: Option<u64>| {
+        std::fs::remove_file(&path).unwrap();
+        if let Some(left) = left {
+            std::fs::write(&path, &data[..usize::try_from(left).unwrap()]).unwrap();
+        }
+    };
+    for (left, owner) in
+        [(Some(0), &space), (Some(3), &space), (None, &space), (Some(0), &other), (Some(3), &other)]
+    {
+        damage(left);
+        assert!(stores.content.reader(&space, &digest).is_err(), "{left:?} bytes were handed out");
+        // Whoever has it not gets it; whoever has it, has it again.
+        let answer = stores.put(owner, data, &[], None);
+        if owner == &space {
+            assert_eq!(answer.unwrap_err().kind(), ErrorKind::AlreadyExists);
+        } else {
+            answer.unwrap();
+            stores.content.delete(owner, &digest, None).unwrap();
+        }
+        assert_eq!(stores.content.reader(&space, &digest).unwrap().size(), 9, "{left:?}");
+        assert_eq!(stores.content.info(&space, &digest).unwrap().labels, map(&[("k", "v")]));
+    }
+    // One that is whole is not written again.
+    let request = WriterRequest { expected: Some(digest), ..request("r", None) };
+    let refused = stores.content.writer(&space, request, None);
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert!(stores.local.list_statuses().unwrap().is_empty());
+}

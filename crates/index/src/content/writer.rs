@@ -10,7 +10,7 @@ use rusqlite::{Connection, params};
 
 use super::{
     ContentInfo, ContentStore, INGEST_LIFETIME, Sharing, WriterRequest, find_ingest, forget_ingest,
-    is_shared,
+    is_shared, recorded_size,
 };
 use crate::objects::{self, Kind, validate_labels};
 use crate::references::{Reference, Via};
@@ -45,6 +45,19 @@ struct SharedBlob {
     started_at: SystemTime,
 }
 
+/// What the store has of the blob that a request expects.
+enum Found {
+    /// No file, and nobody who should have one.
+    Nothing,
+    /// One of the size that is expected.
+    Whole(SharedBlob),
+    /// One of another size than the request says.
+    Other,
+    /// Less than those had who have it, or nothing at all: power was lost, or
+    /// a file system repaired.
+    Damaged,
+}
+
 /// What the index says to a request for a writer.
 enum Opened {
     /// The namespace has the blob.
@@ -73,8 +86,8 @@ impl ContentStore {
             return Err(Error::InvalidArgument("ref must not be empty".into()));
         }
         let _busy = request.expected.as_ref().map(|digest| self.pending.enter(digest));
-        let shareable = self.shareable(&request);
-        let opened = self.open_ingest(namespace, &request, shareable.is_some(), lease)?;
+        let found = self.look_for(&request)?;
+        let opened = self.open_ingest(namespace, &request, &found, lease)?;
         let (stored_reference, fresh, shared) = match (opened, &request.expected) {
             (Opened::Ingest { stored_reference, fresh, shared }, _) => {
                 (stored_reference, fresh, shared)
@@ -84,9 +97,9 @@ impl ContentStore {
             }
             (Opened::Exists, None) => return Err(Error::AlreadyExists("content".into())),
         };
-        let bytes = match shareable.filter(|_| shared) {
-            Some(blob) => Bytes::Shared(blob),
-            None => {
+        let bytes = match found {
+            Found::Whole(blob) if shared => Bytes::Shared(blob),
+            _ => {
                 let opened = open_local(&self.local, &stored_reference, &request);
                 if opened.is_err() && fresh {
                     self.forget(namespace, &request.reference, lease);
@@ -104,26 +117,32 @@ impl ContentStore {
         })
     }
 
-    /// The blob that the request expects, if the store has it in the size
-    /// that is expected.
-    fn shareable(&self, request: &WriterRequest) -> Option<SharedBlob> {
-        let digest = request.expected.as_ref()?;
-        let blob = self.local.info(digest).ok()?;
+    /// Looks whether the store has the blob that the request expects, and
+    /// whether that is as long as those know who have it.
+    fn look_for(&self, request: &WriterRequest) -> Result<Found> {
+        let Some(digest) = &request.expected else { return Ok(Found::Nothing) };
+        let recorded = self.index.look(|connection| recorded_size(connection, digest))?;
+        let Ok(blob) = self.local.info(digest) else {
+            return Ok(if recorded.is_some() { Found::Damaged } else { Found::Nothing });
+        };
+        if recorded.is_some_and(|recorded| recorded != blob.size) {
+            return Ok(Found::Damaged);
+        }
         let fits = request.total == 0 || request.total == blob.size;
-        fits.then(|| SharedBlob {
-            digest: digest.clone(),
-            size: blob.size,
-            started_at: SystemTime::now(),
-        })
+        let (digest, size, started_at) = (digest.clone(), blob.size, SystemTime::now());
+        let whole = Found::Whole(SharedBlob { digest, size, started_at });
+        Ok(if fits { whole } else { Found::Other })
     }
 
     fn open_ingest(
         &self,
         namespace: &Namespace,
         request: &WriterRequest,
-        on_disk: bool,
+        found: &Found,
         lease: Option<&LeaseId>,
     ) -> Result<Opened> {
+        let on_disk = matches!(found, Found::Whole(_));
+        let damaged = matches!(found, Found::Damaged);
         let number = self.index.number()?;
         let all_shared = self.sharing == Sharing::Shared;
         let (namespace, lease) = (namespace.clone(), lease.cloned());
@@ -132,7 +151,10 @@ impl ContentStore {
             let mut shared = None;
             if let Some(digest) = &expected {
                 let key = digest.as_str();
-                if objects::find(connection, &namespace, Kind::Content, key)?.is_some() {
+                let has = objects::find(connection, &namespace, Kind::Content, key)?.is_some();
+                if has && damaged {
+                    log::warn!(digest = key; "a damaged blob is written again");
+                } else if has {
                     leases::hold(connection, &namespace, lease.as_ref(), Kind::Content, key)
                         .map_err(|error| context("unable to lease content", error))?;
                     return Ok(Opened::Exists);

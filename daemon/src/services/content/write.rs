@@ -145,9 +145,8 @@ impl Session {
     async fn exists(&self) -> Result<bool, Status> {
         let Ok(digest) = self.expected.parse::<Digest>() else { return Ok(false) };
         let (content, namespace) = (self.service.content.clone(), self.namespace.clone());
-        let found = blocking(move || {
-            Ok::<_, davit_index::Error>(content.info(&namespace, &digest).is_ok())
-        });
+        let found =
+            blocking(move || Ok::<_, davit_index::Error>(content.has_whole(&namespace, &digest)));
         found.await
     }
 
