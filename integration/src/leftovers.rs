@@ -81,3 +81,46 @@ pub fn names_in(directory: &Path) -> BTreeSet<String> {
     let Ok(entries) = fs::read_dir(directory) else { return BTreeSet::new() };
     entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
+
+/// What a davitd has of images on its disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Digests of blobs.
+    pub blobs: BTreeSet<String>,
+    /// Directories of blobs on the way.
+    pub ingests: BTreeSet<String>,
+    /// Directories of overlayfs' snapshots.
+    pub snapshots: BTreeSet<String>,
+    /// All else below the root directory, three levels deep, but for the index
+    /// and the namespaces of tasks.
+    pub others: BTreeSet<PathBuf>,
+}
+
+/// Looks at the root directory of a davitd.
+pub fn kept(daemon: &crate::Daemon) -> Kept {
+    let root = daemon.path("root");
+    let mut kept = Kept::default();
+    let blobs = Path::new("io.containerd.content.v1.content/blobs/sha256");
+    let ingests = Path::new("io.containerd.content.v1.content/ingest");
+    let snapshots = Path::new("io.containerd.snapshotter.v1.overlayfs/snapshots");
+    kept.blobs = names_in(&root.join(blobs)).iter().map(|hex| format!("sha256:{hex}")).collect();
+    kept.ingests = names_in(&root.join(ingests));
+    kept.snapshots = names_in(&root.join(snapshots));
+    let mut open = vec![(root.clone(), 0)];
+    while let Some((directory, depth)) = open.pop() {
+        for name in names_in(&directory) {
+            let path = directory.join(&name);
+            let told = path.strip_prefix(&root).expect("it is below the root").to_owned();
+            let tasks = told.starts_with("io.containerd.runtime.v2.task");
+            let listed = [blobs, ingests, snapshots].contains(&told.as_path());
+            if name.starts_with("index.db") || tasks || listed {
+                continue;
+            }
+            if depth < 2 && path.is_dir() {
+                open.push((path, depth + 1));
+            }
+            kept.others.insert(told);
+        }
+    }
+    kept
+}

@@ -1,6 +1,6 @@
 //! Pulls and pushes by `ctr` on `davitd`, beside the containerd that each
-//! `ctr` belongs to: the same words must have the same outcome. Here `ctr`
-//! itself speaks with the registry.
+//! `ctr` belongs to: the same words must have the same outcome, whether `ctr`
+//! speaks with the registry itself or has the daemon do it.
 
 use davit_integration::scenarios::{self, Seat, compare};
 use davit_integration::{Client, Daemon, Server};
@@ -18,10 +18,20 @@ macro_rules! with_ctr21 { ($($name:ident),+ $(,)?) => {
     $(#[test] fn $name() { super::same(super::Client::Ctr21Local, super::scenarios::$name); })+
 } }
 
+macro_rules! by_transfer { ($($name:ident),+ $(,)?) => {
+    $(#[test] fn $name() { super::same(super::Client::Ctr21, super::scenarios::$name); })+
+} }
+
 mod ctr16 {
     davit_integration::registry_scenarios!(with_ctr16);
+    with_ctr16!(push_one_platform);
 }
 
 mod ctr21 {
     davit_integration::registry_scenarios!(with_ctr21);
+    with_ctr21!(push_one_platform);
+}
+
+mod transfer {
+    davit_integration::registry_scenarios!(by_transfer);
 }

@@ -33,6 +33,13 @@ fn fails(seat: &Seat, verb: &str, words: &[&str]) -> String {
     format!("{verb} {}\n{last}\n", words.join(" "))
 }
 
+/// A pull or push that works with one client and fails with another: whether
+/// it did.
+fn tried(seat: &Seat, verb: &str, words: &[&str]) -> String {
+    let output = seat.command(&line(seat, verb, words)).output().expect("ctr can be started");
+    format!("{verb} {}: {}\n", words.join(" "), output.status.success())
+}
+
 /// All that can be seen of the images in the store.
 fn store(seat: &Seat) -> String {
     seat.any(&["image", "ls"])
@@ -124,11 +131,12 @@ pub fn pull_what_is_not_there(seat: &Seat) -> String {
     for name in [&at("some/image:2"), &at("no/image:1"), &nothing] {
         text += &fails(seat, "pull", &["--plain-http", name]);
     }
-    text += &fails(seat, "pull", &["--plain-http", "--platform", "linux/riscv64", &reference]);
+    // containerd's transfer service is content with a platform that is not there.
+    text += &tried(seat, "pull", &["--plain-http", "--platform", "linux/riscv64", &reference]);
+    text += &store(seat);
     let gone = fails(seat, "pull", &["--plain-http", &format!("{dead}/some/image:1")]);
     assert!(gone.contains("refused"), "{gone}");
-    text += &seat.any(&["image", "ls"]);
-    text += &seat.any(&["snapshot", "ls"]);
+    text += &store(seat);
     without(text, &[&registry.host()])
 }
 
@@ -153,7 +161,7 @@ pub fn push_and_pull_back(seat: &Seat) -> String {
     without(text, &[&registry.host()])
 }
 
-/// All platforms go up, and one alone.
+/// All platforms go up.
 pub fn push_an_index(seat: &Seat) -> String {
     let (registry, other) = (Registry::start(), Registry::start());
     let layout = Layout::of(&layout::INDEX);
@@ -167,10 +175,24 @@ pub fn push_an_index(seat: &Seat) -> String {
         let hex = digest.trim_start_matches("sha256:");
         assert!(other.blob(hex).exists(), "{digest} was not pushed");
     }
-    let part = other.reference("part:1");
-    done(seat, "push", &["--plain-http", "--platform", "linux/arm64", &part, &reference]);
-    assert_eq!(other.digest("part:1"), layout.manifest("arm64").0);
     without(store(seat), &[&registry.host(), &other.host()])
+}
+
+/// One platform of an index goes up alone.
+pub fn push_one_platform(seat: &Seat) -> String {
+    let (registry, other) = (Registry::start(), Registry::start());
+    let layout = Layout::of(&layout::PLATFORMS);
+    let reference = layout.push(&registry, "some/image:1");
+    done(seat, "pull", &["--plain-http", "--all-platforms", &reference]);
+    let part = other.reference("part:1");
+    let only = ["--plain-http", "--platform", "linux/arm64", &part, &reference];
+    let text = tried(seat, "push", &only);
+    // containerd's transfer service sends the whole index after it, which
+    // this registry refuses.
+    if seat.client != Client::Ctr21 {
+        assert_eq!(other.digest("part:1"), layout.manifest("arm64").0);
+    }
+    without(text + &store(seat), &[&registry.host(), &other.host()])
 }
 
 /// A registry that wants a password.
@@ -238,14 +260,16 @@ pub fn pull_by_tls(seat: &Seat) -> String {
         };
         write_hosts(&hosts, "registry.test", &wrong);
         let told = fails(seat, "pull", &words);
-        assert!(told.contains("certificate"), "{told}");
+        assert!(told.to_lowercase().contains("certificate"), "{told}");
         write_hosts(&hosts, "registry.test", &right);
         done(seat, "pull", &words);
         text += &store(seat);
         seat.ok(&["image", "rm", "--sync", reference]);
     }
     write_hosts(&hosts, "registry.test", "ca = 7\n");
-    text + &fails(seat, "pull", &words).replace(&*hosts.to_string_lossy(), "HOSTS")
+    // containerd's transfer service goes on without a file that it cannot read.
+    let told = fails(seat, "pull", &words).replace(&*hosts.to_string_lossy(), "HOSTS");
+    text + if seat.client == Client::Ctr21 { "" } else { &told }
 }
 
 /// `hosts.toml` with a mirror that is dead, one that lacks the image, and one

@@ -207,7 +207,7 @@ impl Puller {
                 Command::new(peers::ours("davit"))
                     .arg("--address")
                     .arg(self.daemon.socket())
-                    .args(["--namespace", &self.daemon.namespace(), "pull", reference])
+                    .args(["--namespace", &self.daemon.namespace(), "pull", "--plain-http", reference])
                     .stdin(Stdio::null()),
             ),
             other => must(self.daemon.ctr(client(other)).args([

@@ -1,0 +1,10 @@
+//! Pulls by davitd over bad connections, from broken registries, and cut off
+//! in the midst: what arrives is whole, hardly anything is fetched twice, and
+//! nothing else stays.
+
+#[path = "pulls/faults.rs"]
+mod faults;
+#[path = "pulls/interrupted.rs"]
+mod interrupted;
+#[path = "pulls/seat.rs"]
+mod seat;
