@@ -44,6 +44,18 @@ pub enum InvalidPlatform {
         /// All of it.
         whole: String,
     },
+    /// What stands in parentheses behind the system cannot be read.
+    #[error("{whole:?} has an invalid OS {what} {option:?}: invalid URL escape {escape:?}")]
+    Option {
+        /// `version` or `feature`.
+        what: &'static str,
+        /// As written.
+        option: String,
+        /// The part of it that is wrong.
+        escape: String,
+        /// All of it.
+        whole: String,
+    },
     /// Another part.
     #[error(
         "{part:?} is an invalid component of {whole:?}: platform specifier component must match \
@@ -99,8 +111,7 @@ impl Platform {
             return Err(InvalidPlatform::Wildcard(whole()));
         }
         let parts: Vec<&str> = text.splitn(4, '/').collect();
-        let invalid_os = || InvalidPlatform::Os { part: parts[0].to_owned(), whole: whole() };
-        let mut platform = parse_os(parts[0]).ok_or_else(invalid_os)?;
+        let mut platform = parse_os(parts[0], text)?;
         if let Some(part) = parts[1..].iter().find(|part| !is_part(part)) {
             return Err(InvalidPlatform::Part { part: (*part).to_owned(), whole: whole() });
         }
@@ -196,27 +207,41 @@ fn is_part(part: &str) -> bool {
 }
 
 /// `windows(10.0.17763+win32k)`
-fn parse_os(part: &str) -> Option<Platform> {
+fn parse_os(part: &str, whole: &str) -> Result<Platform, InvalidPlatform> {
+    let whole = whole.to_owned();
+    let Some((name, version, features)) = split_os(part) else {
+        return Err(InvalidPlatform::Os { part: part.to_owned(), whole });
+    };
+    let read = |what: &'static str, option: &str| {
+        unescaped(option).map_err(|escape| InvalidPlatform::Option {
+            what,
+            option: option.to_owned(),
+            escape,
+            whole: whole.clone(),
+        })
+    };
+    let os_version = read("version", version)?;
+    let features = features.into_iter().map(|feature| read("feature", feature));
+    let os_features = features.collect::<Result<_, _>>()?;
+    Ok(Platform { os: names::os(name), os_version, os_features, ..Platform::default() })
+}
+
+/// The name, the version and the features of a system, still escaped.
+fn split_os(part: &str) -> Option<(&str, &str, Vec<&str>)> {
     let (name, options) = match part.split_once('(') {
         Some((name, rest)) => (name, rest.strip_suffix(')')?),
         None => (part, ""),
     };
     let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
     let is_option = |b: u8| is_name(b) || matches!(b, b'.' | b'%');
-    if name.is_empty() || !name.bytes().all(is_name) {
-        return None;
-    }
     let mut options = options.split('+');
     let version = options.next().unwrap_or_default();
     let features: Vec<&str> = options.collect();
-    if features.iter().any(|feature| feature.is_empty())
-        || !features.iter().chain([&version]).all(|option| option.bytes().all(is_option))
-    {
-        return None;
-    }
-    let os_features = features.into_iter().map(unescaped).collect::<Option<_>>()?;
-    let (os, os_version) = (names::os(name), unescaped(version)?);
-    Some(Platform { os, os_version, os_features, ..Platform::default() })
+    let fine = !name.is_empty()
+        && name.bytes().all(is_name)
+        && version.bytes().all(is_option)
+        && features.iter().all(|option| !option.is_empty() && option.bytes().all(is_option));
+    fine.then_some((name, version, features))
 }
 
 /// An option of a system with everything escaped that could not be read again.
@@ -227,15 +252,18 @@ fn escaped(option: &str) -> String {
     option.bytes().map(escape).collect()
 }
 
-fn unescaped(option: &str) -> Option<String> {
+/// An option with what is escaped in it put back, or what cannot be. Text
+/// that is no UTF-8 then is as wrong as a digit that is none.
+fn unescaped(option: &str) -> Result<String, String> {
     let mut parts = option.split('%');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {
-        let hex = part.get(..2).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))?;
-        bytes.push(u8::from_str_radix(hex, 16).ok()?);
+        let hex = part.get(..2).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        let byte = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        bytes.push(byte.ok_or_else(|| format!("%{}", &part[..part.len().min(2)]))?);
         bytes.extend_from_slice(&part.as_bytes()[2..]);
     }
-    String::from_utf8(bytes).ok()
+    String::from_utf8(bytes).map_err(|_| option.to_owned())
 }
 
 #[cfg(test)]

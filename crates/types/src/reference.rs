@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use crate::{Digest, ErrorKind, InvalidDigest, Kind};
+use crate::{Algorithm, Digest, ErrorKind, Kind};
 
 mod grammar;
 
@@ -48,9 +48,15 @@ pub enum InvalidReference {
     /// It does not follow docker's grammar.
     #[error("invalid reference format")]
     Format,
-    /// What stands behind the `@`.
-    #[error(transparent)]
-    Digest(#[from] InvalidDigest),
+    /// What stands behind the `@` is no digest.
+    #[error("invalid checksum digest format")]
+    Digest,
+    /// Or has not as many digits as it must.
+    #[error("invalid checksum digest length")]
+    DigestLength,
+    /// Or is of a hash function that nobody knows here.
+    #[error("unsupported digest algorithm")]
+    DigestAlgorithm,
     /// It does not follow containerd's grammar.
     #[error("invalid reference")]
     Invalid,
@@ -106,7 +112,7 @@ impl Reference {
         if path.len() > MAX_PATH {
             return Err(InvalidReference::TooLong);
         }
-        let digest: Option<Digest> = digest.map(str::parse).transpose()?;
+        let digest = digest.map(parse_digest).transpose()?;
         let tag = tag.or(if digest.is_none() { Some(DEFAULT_TAG) } else { None });
         let (domain, path) = (domain.to_owned(), path.to_owned());
         Ok(Self { domain, path, tag: tag.map(str::to_owned), digest })
@@ -138,7 +144,7 @@ impl Reference {
             Some((tag, digest)) => (tag, Some(digest)),
             None => (object, None),
         };
-        let digest: Option<Digest> = digest.map(str::parse).transpose()?;
+        let digest = digest.map(parse_digest).transpose()?;
         let tag = Some(tag).filter(|tag| !tag.is_empty());
         if !tag.is_none_or(grammar::is_tag) {
             return Err(InvalidReference::Invalid);
@@ -271,6 +277,20 @@ fn check_host(name: &str, domain: &str) -> Result<(), InvalidReference> {
         return Err(InvalidReference::Port(format!("dummy://{name}"), port.to_owned()));
     }
     if grammar::is_host(host, true) { Ok(()) } else { Err(InvalidReference::Invalid) }
+}
+
+/// Reads a digest; errors are those of `go-digest`.
+fn parse_digest(text: &str) -> Result<Digest, InvalidReference> {
+    let known = [Algorithm::Sha256, Algorithm::Sha384, Algorithm::Sha512];
+    text.parse().map_err(|_| match text.split_once(':') {
+        None | Some(("", _)) | Some((_, "")) => InvalidReference::Digest,
+        Some((name, hex)) => match known.iter().find(|known| known.as_str() == name) {
+            Some(known) if known.hex_length() == hex.len() => InvalidReference::Digest,
+            Some(_) => InvalidReference::DigestLength,
+            None if grammar::is_foreign_digest(name, hex) => InvalidReference::DigestAlgorithm,
+            None => InvalidReference::Digest,
+        },
+    })
 }
 
 /// Go's `path.Join`, of a path that must not lead upwards.

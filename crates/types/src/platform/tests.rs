@@ -76,8 +76,21 @@ fn what_is_no_platform_is_refused_in_containerd_s_words() {
         ("windows(10)x/amd64", os("windows(10)x", "windows(10)x/amd64")),
         ("windows(a(b))/amd64", os("windows(a(b))", "windows(a(b))/amd64")),
         ("windows(1++a)/amd64", os("windows(1++a)", "windows(1++a)/amd64")),
-        ("windows(%zz)/amd64", os("windows(%zz)", "windows(%zz)/amd64")),
-        ("windows(%)/amd64", os("windows(%)", "windows(%)/amd64")),
+        (
+            "windows(%zz)/amd64",
+            "\"windows(%zz)/amd64\" has an invalid OS version \"%zz\": invalid URL escape \"%zz\""
+                .into(),
+        ),
+        (
+            "linux(+a%)/amd64",
+            "\"linux(+a%)/amd64\" has an invalid OS feature \"a%\": invalid URL escape \"%\""
+                .into(),
+        ),
+        (
+            "linux(%FF)/amd64",
+            "\"linux(%FF)/amd64\" has an invalid OS version \"%FF\": invalid URL escape \"%FF\""
+                .into(),
+        ),
         (
             "linux/&arm",
             "\"&arm\" is an invalid component of \"linux/&arm\": platform specifier component \

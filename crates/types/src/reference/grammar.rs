@@ -87,6 +87,16 @@ pub fn is_digest(text: &str) -> bool {
         && hex.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
+/// The two halves of what `go-digest` takes for a digest by a hash function
+/// that it does not know.
+pub fn is_foreign_digest(name: &str, encoded: &str) -> bool {
+    let is_part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    };
+    name.split(['.', '+', '_', '-']).all(is_part)
+        && encoded.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'=' | b'_' | b'-'))
+}
+
 /// A byte that can be in a path of containerd's grammar and needs no escape
 /// in a URL. More than registries accept (OCI distribution specification).
 pub fn is_path_byte(byte: u8) -> bool {

@@ -101,10 +101,7 @@ fn what_nobody_should_type_is_refused_in_docker_s_words() {
         ("https://registry.test/a", "invalid reference format".into()),
         ("a\u{e4}", "invalid reference format".into()),
         (&long, "repository name must not be more than 255 characters".into()),
-        (
-            &format!("a:1@{upper}"),
-            format!("{upper:?}: invalid checksum digest format: invalid argument"),
-        ),
+        (&format!("a:1@{upper}"), "invalid checksum digest format".into()),
     ] {
         let error = Reference::parse_familiar(typed).expect_err(typed);
         assert_eq!(error.to_string(), message, "{typed}");
@@ -172,7 +169,12 @@ fn full_names_are_refused_in_containerd_s_words() {
         ("r.test/a%2fb:1", "invalid reference"),
         ("r.test/a b:1", "invalid reference"),
         ("r.test/a\nb:1", "invalid reference"),
-        ("r.test/a@sha256:00", "\"sha256:00\": invalid checksum digest format: invalid argument"),
+        ("r.test/a@sha256:00", "invalid checksum digest length"),
+        ("r.test/a@00", "invalid checksum digest format"),
+        ("r.test/a@", "invalid checksum digest format"),
+        ("r.test/a@md5:00", "unsupported digest algorithm"),
+        ("r.test/a@MD5:00", "invalid checksum digest format"),
+        ("busybox:3", "object required"),
     ] {
         let error = Reference::parse(name).expect_err(name);
         assert_eq!(error.to_string(), message, "{name}");
