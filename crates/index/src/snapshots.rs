@@ -170,7 +170,8 @@ impl Snapshotter {
     /// Those that any of `filters` matches, all when there is none, by name.
     pub fn list(&self, namespace: &Namespace, filters: &[String]) -> Result<Vec<SnapshotInfo>> {
         let filters = walk_filters(filters)?;
-        let rows = self.index.look(|connection| rows::all(connection, namespace, self.name()))?;
+        let rows =
+            self.index.look_long(|connection| rows::all(connection, namespace, self.name()))?;
         Ok(rows
             .into_iter()
             .map(|(directory, info)| self.with_backend_labels(directory, info))
