@@ -4,7 +4,9 @@
 mod feed;
 mod hold;
 mod layers;
+mod place;
 mod snapshot;
+mod source;
 mod store;
 
 use std::collections::BTreeMap;
@@ -21,6 +23,7 @@ use crate::services::diff::Diff;
 
 pub use hold::Hold;
 pub use layers::{Destination, Unpacker};
+pub use place::Snapshots;
 pub use store::Contents;
 
 /// What all pulls and pushes of the daemon share. Cheap to clone.

@@ -93,6 +93,8 @@ pub struct Wanted {
 pub struct Layers<'a> {
     fetcher: &'a Fetcher,
     walk: &'a walk::Walk<'a>,
+    /// The manifest that names them.
+    pub manifest: Digest,
     /// The configuration's descriptor.
     pub config: Descriptor,
     /// The configuration itself.

@@ -19,7 +19,7 @@ use davit_distribution::pull::names::chain_ids;
 use davit_distribution::pull::{
     Arriving, Error, Failure, Layers, Observer, Pending, Store as _, Turn, Unpack, arrival,
 };
-use davit_index::{LeaseId, Snapshotter};
+use davit_index::LeaseId;
 use davit_types::platform::Matcher;
 use davit_types::{Descriptor, Digest, ErrorKind, Kind, Labels};
 use futures::future::try_join_all;
@@ -27,8 +27,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::feed::{feed, pipe};
-use super::snapshot::{Extraction, Place};
-use super::{Contents, Images};
+use super::place::{Place, Snapshots};
+use super::snapshot::{Extraction, New};
+use super::{Contents, Images, source};
 use crate::services::diff::Guard;
 
 /// How long a pull that failed waits until its snapshots have gone.
@@ -41,12 +42,12 @@ const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 const SNAPSHOT_REFERENCE: &str = "containerd.io/gc.ref.snapshot.";
 
 /// Where images of a platform are unpacked.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Destination {
     /// Which images.
     pub platform: Matcher,
     /// Where.
-    pub snapshotter: Arc<Snapshotter>,
+    pub snapshots: Snapshots,
 }
 
 /// Unpacks the images of one pull.
@@ -59,6 +60,8 @@ pub struct Unpacker {
     pub lease: LeaseId,
     /// Where to; the first that fits an image gets it.
     pub destinations: Vec<Destination>,
+    /// What was asked for, as the client wrote it.
+    pub reference: String,
     /// Who is told.
     pub observer: Arc<dyn Observer>,
 }
@@ -69,6 +72,7 @@ struct Image<'a> {
     layers: &'a Layers<'a>,
     blobs: Vec<Descriptor>,
     place: Place,
+    alive: mpsc::Sender<()>,
     diff_ids: Vec<Digest>,
     chain: Vec<Digest>,
     /// How many snapshots there are, from the lowest.
@@ -95,12 +99,12 @@ impl Unpacker {
             layers,
             blobs: layers.blobs().cloned().collect(),
             place: Place {
-                snapshotter: Arc::clone(&destination.snapshotter),
+                snapshots: destination.snapshots.clone(),
                 events: Arc::clone(&self.images.events),
                 namespace: self.contents.namespace.clone(),
                 lease: self.lease.clone(),
-                _alive: alive,
             },
+            alive,
             chain: chain_ids(&diff_ids),
             diff_ids,
             there: watch::Sender::new(0),
@@ -111,7 +115,7 @@ impl Unpacker {
         // Nobody is told of a failure before what it has left is removed.
         let _ = tokio::time::timeout(TIDY_LIMIT, gone.recv()).await;
         result?;
-        let key = format!("{SNAPSHOT_REFERENCE}{}", destination.snapshotter.name());
+        let key = format!("{SNAPSHOT_REFERENCE}{}", destination.snapshots.name());
         self.label(&layers.config.digest, key, last.unwrap_or_default()).await
     }
 
@@ -143,17 +147,21 @@ impl Image<'_> {
 
     /// Waits until nobody else in the daemon unpacks the same.
     async fn turn(&self, number: usize) -> Turn {
-        let Place { snapshotter, namespace, .. } = &self.place;
-        let name = format!("{namespace}/{}/{}", snapshotter.name(), self.chain[number]);
+        let Place { snapshots, namespace, .. } = &self.place;
+        let name = format!("{namespace}/{}/{}", snapshots.name(), self.chain[number]);
         self.unpacker.images.chains.take(&name).await
     }
 
     async fn prepare(&self, number: usize, independent: bool) -> Result<Option<Extraction>, Error> {
         let (chain, parent) = (self.chain[number].to_string(), self.parent(number));
-        let annotations = self.blobs[number].annotations.clone();
-        let place = self.place.clone();
-        let prepare = move || place.prepare(&chain, &parent, independent, &annotations);
-        Ok(blocking(prepare).await?)
+        let mut annotations = self.blobs[number].annotations.clone();
+        if self.place.snapshots.wants_source() {
+            let (image, manifest) = (&self.unpacker.reference, &self.layers.manifest);
+            annotations.extend(source::labels(image, manifest, &self.blobs[number..]));
+        }
+        let (place, alive) = (self.place.clone(), self.alive.clone());
+        let new = New { chain, parent, independent, annotations };
+        Ok(blocking(move || new.make(place, alive)).await?)
     }
 
     /// The snapshot below that of a layer, or nothing.
@@ -219,7 +227,7 @@ impl Image<'_> {
 
     /// Prepares for a layer above others that are being unpacked.
     async fn begin(&self, number: usize) -> Result<(Turn, Option<Extraction>), Error> {
-        if !self.place.snapshotter.independent_layers() {
+        if !self.place.snapshots.independent_layers() {
             self.below(number).await;
         }
         let turn = self.turn(number).await;

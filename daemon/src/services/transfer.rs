@@ -14,6 +14,7 @@ mod push;
 mod registry;
 mod tracker;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -77,6 +78,9 @@ pub struct Settings {
     unpacks: Option<Vec<Unpack>>,
     /// Whether only those for a platform named there are.
     checks_platform: bool,
+    /// Snapshotters that run elsewhere, and whether each wants to know where
+    /// layers come from.
+    proxies: BTreeMap<String, bool>,
     /// Who may refuse an image.
     verifiers: Option<Verifiers>,
 }
@@ -85,6 +89,11 @@ impl Settings {
     /// What `config` says.
     pub fn of(config: &Config) -> Arc<Self> {
         let plugins = &config.plugins;
+        let wants_source = |exports: &BTreeMap<String, String>| {
+            exports.get("enable_remote_snapshot_annotations").is_some_and(|value| value == "true")
+        };
+        let proxies = config.proxy_plugins.iter().filter(|(_, proxy)| proxy.kind == "snapshot");
+        let proxies = proxies.map(|(name, proxy)| (name.clone(), wants_source(&proxy.exports)));
         let verifies = config.enabled("io.containerd.image-verifier.v1.bindir");
         let checks_platform = plugins.transfer.check_platform_supported;
         Arc::new(Self {
@@ -94,6 +103,7 @@ impl Settings {
                 false => plugins.transfer.unpack_config.clone(),
             },
             checks_platform,
+            proxies: proxies.collect(),
             verifiers: verifies.then(|| plugins.image_verifier.verifiers()),
         })
     }

@@ -367,11 +367,13 @@ async fn platforms_say_what_is_fetched() {
 async fn no_manifest_for_the_platform_is_not_found() {
     let (remote, store) = (Arc::new(Memory::default()), Files::new());
     let (root, _) = remote.index(&["amd64"]);
-    let platforms = platforms(&["riscv64"]);
-    let wanted = Wanted { platforms, manifest_limit: 1, ..Wanted::default() };
-    let error = pull(&remote, &store, wanted).run(&root, "app").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert_eq!(error.to_string(), "no match for platform in manifest: not found");
+    for (manifest_limit, all_metadata) in [(1, false), (0, true)] {
+        let platforms = platforms(&["riscv64"]);
+        let wanted = Wanted { platforms, all_metadata, manifest_limit };
+        let error = pull(&remote, &store, wanted).run(&root, "app").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(error.to_string(), "no match for platform in manifest: not found");
+    }
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ impl<'a> Walk<'a> {
             let wanted = self.wanted(child, all)?;
             let parents = [reference];
             match is_manifest(&blob.media_type) {
-                true => self.manifest(wanted, &parents, depth).await,
+                true => self.manifest(&blob.digest, wanted, &parents, depth).await,
                 false => self.all(&wanted, &parents, depth + 1).await,
             }
         })
@@ -74,6 +74,7 @@ impl<'a> Walk<'a> {
     /// who unpacks them, if anybody does.
     async fn manifest(
         &self,
+        digest: &Digest,
         list: Vec<Entry>,
         parents: &[String],
         depth: usize,
@@ -93,8 +94,8 @@ impl<'a> Walk<'a> {
         };
         let document = self.read(&config.blob.digest).await?;
         let config = config.blob.clone();
-        let layers =
-            Layers { fetcher: self.fetcher, walk: self, config, document, entries: layers };
+        let (fetcher, manifest, entries) = (self.fetcher, digest.clone(), layers);
+        let layers = Layers { fetcher, walk: self, manifest, config, document, entries };
         unpack.unpack(&layers).await
     }
 
@@ -132,19 +133,22 @@ impl<'a> Walk<'a> {
         let meant = |child: &Entry| {
             child.platform.as_ref().is_none_or(|platform| self.matcher.matches(platform))
         };
+        // An image without anything to run is none. containerd gives it a name.
+        let index = is_index(&document.blob.media_type);
+        let counts = wanted.manifest_limit > 0 || !list.is_empty();
+        if index && counts && !list.iter().any(meant) {
+            return Err(Error::NoMatch);
+        }
         if !wanted.all_metadata {
             list.retain(meant);
         } else if is_manifest(&document.blob.media_type) && !meant(document) {
             list.retain(|child| is_config(&child.blob.media_type));
         }
-        if wanted.manifest_limit > 0 && is_index(&document.blob.media_type) {
+        if wanted.manifest_limit > 0 && index {
             let rank = |child: &Entry| {
                 child.platform.as_ref().map_or(usize::MAX, |platform| self.matcher.rank(platform))
             };
             list.sort_by_key(rank);
-            if list.is_empty() {
-                return Err(Error::NoMatch);
-            }
             list.truncate(wanted.manifest_limit);
         }
         Ok(list)

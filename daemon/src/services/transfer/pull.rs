@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use davit_client::image;
 use davit_client::import::Imported;
+use davit_client::{Client, image};
 use davit_distribution::pull::{Nobody, Observer, Pull, Store, Unpack, Wanted};
 use davit_index::LeaseId;
 use davit_protocols::grpc::containerd::types::transfer as types;
@@ -17,7 +17,7 @@ use super::registry::Remote;
 use super::tracker::Tracker;
 use super::{SNAPSHOTTER, Transfer, labels};
 use crate::config::images;
-use crate::pull::{Contents, Destination, Hold, Unpacker};
+use crate::pull::{Contents, Destination, Hold, Snapshots, Unpacker};
 use crate::services::status;
 
 /// One pull that a client asked for.
@@ -83,7 +83,7 @@ impl Transfer {
             store: Arc::new(contents.clone()) as Arc<dyn Store>,
             observer: Arc::clone(&observer),
             shared: self.images.shared.clone(),
-            unpack: self.unpacker(&store.unpacks, contents, lease, observer)?,
+            unpack: self.unpacker(&remote.name, &store.unpacks, contents, lease, observer).await?,
             reference: remote.reference.clone(),
             wanted: Wanted {
                 platforms: store.platforms.iter().cloned().map(Platform::from).collect(),
@@ -108,15 +108,17 @@ impl Transfer {
     }
 
     /// What unpacks for the platforms and snapshotters that were asked for.
-    fn unpacker(
+    async fn unpacker(
         &self,
+        reference: &str,
         unpacks: &[types::UnpackConfiguration],
         contents: Contents,
         lease: &LeaseId,
         observer: Arc<dyn Observer>,
     ) -> Result<Option<Arc<dyn Unpack>>, Status> {
-        let destinations: Vec<_> =
-            unpacks.iter().filter_map(|unpack| self.destination(unpack)).collect();
+        let client = self.client(&contents.namespace, None).await?;
+        let destination = |unpack| self.destination(unpack, &client);
+        let destinations: Vec<_> = unpacks.iter().filter_map(destination).collect();
         if unpacks.is_empty() {
             return Ok(None);
         }
@@ -125,15 +127,20 @@ impl Transfer {
                 "unable to initialize unpacker: no unpack platforms defined: invalid argument";
             return Err(Status::invalid_argument(text));
         }
-        let (images, lease) = (self.images.clone(), lease.clone());
-        Ok(Some(Arc::new(Unpacker { images, contents, lease, destinations, observer })))
+        let (images, lease, reference) = (self.images.clone(), lease.clone(), reference.to_owned());
+        let unpacker = Unpacker { images, contents, lease, destinations, reference, observer };
+        Ok(Some(Arc::new(unpacker)))
     }
 }
 
 impl Transfer {
     /// Where something is unpacked that a client wants to be; `None` where the
     /// configuration has no place for it.
-    fn destination(&self, unpack: &types::UnpackConfiguration) -> Option<Destination> {
+    fn destination(
+        &self,
+        unpack: &types::UnpackConfiguration,
+        client: &Client,
+    ) -> Option<Destination> {
         let name = match unpack.snapshotter.as_str() {
             "" => SNAPSHOTTER,
             name => name,
@@ -151,8 +158,15 @@ impl Transfer {
                 .map(matcher)
                 .find(|matcher| matcher.matches(&wanted))?,
         };
-        let snapshotter = Arc::clone(self.images.snapshotters.get(name)?);
-        Some(Destination { platform, snapshotter })
+        let snapshots = match self.images.snapshotters.get(name) {
+            Some(snapshotter) => Snapshots::Here(Arc::clone(snapshotter)),
+            None => Snapshots::Elsewhere {
+                wants_source: *self.settings.proxies.get(name)?,
+                client: client.clone(),
+                name: name.to_owned(),
+            },
+        };
+        Some(Destination { platform, snapshots })
     }
 }
 

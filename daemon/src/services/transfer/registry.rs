@@ -135,7 +135,9 @@ fn login(answer: types::AuthResponse) -> Option<Login> {
         types::AuthType::None => None,
         types::AuthType::Credentials => Login::of(username, secret),
         types::AuthType::Refresh => Login::of("", secret),
-        types::AuthType::Header => Some(Login::Header(secret.clone())).filter(|_| !secret.is_empty()),
+        types::AuthType::Header => {
+            Some(Login::Header(secret.clone())).filter(|_| !secret.is_empty())
+        }
     }
 }
 
