@@ -144,20 +144,10 @@ impl Plan {
             let document: Value = serde_json::from_slice(&bytes)
                 .map_err(|error| Error::invalid(digest.as_str(), error))?;
             let index = is_index(&node.media_type);
-            let all: Vec<&Value> = children(&document).collect();
-            let mut meant = all.clone();
-            if index {
-                image::sort(&mut meant, &matcher);
-            }
-            let others = all.iter().filter(|child| {
-                options.all_platforms && !meant.iter().any(|meant| std::ptr::eq(*meant, **child))
-            });
-            let others = others.map(|child| (*child, false));
-            let meant = meant.iter().map(|child| (*child, fits));
-            let list: Vec<(&Value, bool)> = meant.chain(others).collect();
+            let list = options.chosen(children(&document).collect(), index.then_some(&matcher));
             // The last one in is the first one out.
-            for (child, fits) in list.into_iter().rev() {
-                open.push((descriptor(digest.as_str(), child)?, fits, depth + 1));
+            for (child, meant) in list.into_iter().rev() {
+                open.push((descriptor(digest.as_str(), child)?, fits && meant, depth + 1));
             }
             if fits && !index && manifest.is_none() {
                 manifest = Some(node);
@@ -198,6 +188,21 @@ impl Plan {
 }
 
 impl Options {
+    /// Those of a document's children that are exported, with whether they are
+    /// meant: those that `matcher` means, the best first, and then the others
+    /// if they are wanted. Without a matcher all are meant.
+    fn chosen<'v>(&self, all: Vec<&'v Value>, matcher: Option<&Matcher>) -> Vec<(&'v Value, bool)> {
+        let Some(matcher) = matcher else {
+            return all.into_iter().map(|child| (child, true)).collect();
+        };
+        let (mut meant, others): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|child| image::is_meant(child, matcher));
+        image::sort(&mut meant, matcher);
+        let others = others.into_iter().filter(|_| self.all_platforms);
+        let meant = meant.into_iter().map(|child| (child, true));
+        meant.chain(others.map(|child| (child, false))).collect()
+    }
+
     /// Says which entries of an index are for the platforms asked for.
     fn matcher(&self) -> Matcher {
         let platforms: Vec<_> = self.platforms.iter().cloned().map(Into::into).collect();

@@ -278,7 +278,8 @@ async fn manifest(client: &Client, name: &str, target: &Digest) -> Result<Value,
             let fits = known || matcher.matches(&configured(client, name, &document).await?);
             return if fits { Ok(document) } else { Err(unfit()) };
         };
-        let mut entries: Vec<&Value> = entries.iter().collect();
+        let meant = entries.iter().filter(|entry| is_meant(entry, &matcher));
+        let mut entries: Vec<&Value> = meant.collect();
         sort(&mut entries, &matcher);
         let entry = *entries.first().ok_or_else(unfit)?;
         known = platform(entry).is_some();
@@ -295,15 +296,18 @@ async fn configured(client: &Client, name: &str, manifest: &Value) -> Result<Pla
     Ok(platform_of(&config))
 }
 
-/// Leaves those entries of an index that `matcher` means, the best first and
-/// those that do not say what they run on last.
-pub(crate) fn sort(entries: &mut Vec<&Value>, matcher: &Matcher) {
-    let rank = |entry: &&Value| match platform(entry) {
-        None => Some(usize::MAX),
-        Some(platform) => matcher.matches(&platform).then(|| matcher.rank(&platform)),
-    };
-    entries.retain(|entry| rank(entry).is_some());
-    entries.sort_by_key(rank);
+/// Whether `matcher` means an entry of an index, or could: it need not say
+/// what it runs on.
+pub(crate) fn is_meant(entry: &Value, matcher: &Matcher) -> bool {
+    platform(entry).is_none_or(|platform| matcher.matches(&platform))
+}
+
+/// Puts the best entry of an index first, and those that do not say what they
+/// run on last.
+pub(crate) fn sort(entries: &mut [&Value], matcher: &Matcher) {
+    entries.sort_by_key(|entry| {
+        platform(entry).map_or(usize::MAX, |platform| matcher.rank(&platform))
+    });
 }
 
 /// What an entry of an index runs on, if it says so.
@@ -357,8 +361,10 @@ mod tests {
             entry(5, "windows", "arm64", ""),
         ];
         let sorted = |platform: &str| {
-            let mut entries: Vec<&Value> = list.iter().collect();
-            sort(&mut entries, &Matcher::only(&Platform::parse(platform).unwrap()));
+            let matcher = Matcher::only(&Platform::parse(platform).unwrap());
+            let meant = list.iter().filter(|entry| is_meant(entry, &matcher));
+            let mut entries: Vec<&Value> = meant.collect();
+            sort(&mut entries, &matcher);
             entries.iter().map(|entry| entry["digest"].as_u64().unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(sorted("linux/arm64"), [4, 3, 1, 0]);
