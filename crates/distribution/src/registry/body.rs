@@ -118,6 +118,15 @@ impl Payload {
         }
     }
 
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Part { length, .. } => *length == 0,
+        }
+    }
+
     /// How the upload goes on, if this is one.
     pub fn upload(&self) -> Option<&Arc<Upload>> {
         match self {

@@ -4,7 +4,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, PROXY_AUTHORIZATION};
+use http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION, PROXY_AUTHORIZATION,
+};
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -85,6 +87,10 @@ impl Ask {
         let origin = url.origin();
         if origin == self.url.origin() {
             headers.extend(self.private.clone());
+        }
+        // Some servers insist on a length where there could be a body.
+        if self.payload.is_empty() && [Method::POST, Method::PUT].contains(&self.method) {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         if let Some((_, value)) = self.authorizations.iter().find(|(whose, _)| *whose == origin) {
             headers.insert(AUTHORIZATION, value.clone());

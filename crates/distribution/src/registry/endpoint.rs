@@ -29,6 +29,8 @@ pub(crate) struct Endpoint {
     /// Before the repository's name in every path.
     prefix: String,
     clients: Pair,
+    /// The same with less time to connect.
+    hurried: Pair,
     headers: HeaderMap,
     user_agent: HeaderValue,
     auth: Arc<Auth>,
@@ -67,11 +69,22 @@ impl Endpoint {
         let user_agent = user_agent.map_err(|_| wrong("invalid user agent".to_owned()))?;
         let timeout = host.dial_timeout.unwrap_or(settings.connect_timeout);
         let clients = shared.clients.pair(&host.tls, timeout)?;
+        let timeout = host.dial_timeout.unwrap_or(settings.mirror_connect_timeout);
+        let hurried = shared.clients.pair(&host.tls, timeout)?;
         let prefix = format!("{}/{}", host.path.trim_end_matches('/'), encode(repository));
         let prefix = if prefix.starts_with('/') { prefix } else { format!("/{prefix}") };
-        let is_plain = AtomicBool::new(false);
-        let foreign = None;
-        Ok(Self { root, prefix, clients, headers: all, user_agent, auth, foreign, is_plain, host })
+        Ok(Self {
+            host,
+            root,
+            prefix,
+            clients,
+            hurried,
+            headers: all,
+            user_agent,
+            auth,
+            foreign: None,
+            is_plain: AtomicBool::new(false),
+        })
     }
 
     /// A server that has one blob, at `url`, and is no registry. It gets to
@@ -200,7 +213,7 @@ impl Endpoint {
                 ask.authorizations.retain(|(origin, _)| *origin != whose);
                 ask.authorizations.push((whose, proof.value.clone()));
             }
-            let answer = self.clients.send(ask, patience).await?;
+            let answer = self.clients(patience).send(ask, patience).await?;
             self.warn(&answer);
             if answer.status != StatusCode::UNAUTHORIZED {
                 return Ok(answer);
@@ -224,6 +237,10 @@ impl Endpoint {
         Err(Error::Answer { url: ask.url.to_string(), what })
     }
 
+    fn clients(&self, patience: Patience) -> &Pair {
+        if patience.is_hurried { &self.hurried } else { &self.clients }
+    }
+
     async fn prove(
         &self,
         origin: &Origin,
@@ -231,7 +248,8 @@ impl Endpoint {
         scopes: &Scopes,
         patience: Patience,
     ) -> Result<Option<super::auth::Proof>, Error> {
-        self.auth.proof(origin, trust, scopes, &self.clients, patience).await
+        let clients = self.clients(patience);
+        self.auth.proof(origin, trust, scopes, clients, patience).await
     }
 
     /// Passes on what the registry wants people to know (OCI distribution

@@ -147,7 +147,8 @@ impl Repository {
             Err(Error::Unauthorized(_)) => return Ok(false),
             answer => answer?,
         };
-        if answer.status == StatusCode::NOT_FOUND {
+        // Not every registry has learnt HEAD.
+        if matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
             answer.discard().await;
             return Ok(false);
         }

@@ -21,9 +21,12 @@ pub struct Settings {
     /// How long a connection may take until it is ready, where the host's own
     /// configuration does not say.
     pub connect_timeout: Duration,
+    /// The same, while there is another host left to ask.
+    pub mirror_connect_timeout: Duration,
     /// How long a server may say nothing, before the answer and within it.
     pub stall_timeout: Duration,
-    /// The same, while there is another host left to ask.
+    /// The same, while there is another host left to ask. A mirror may have to
+    /// fetch first what it is asked for.
     pub mirror_timeout: Duration,
     /// How long a server may take to answer after it has got all of an upload.
     pub commit_timeout: Duration,
@@ -67,8 +70,9 @@ impl Default for Settings {
             backoff_limit: Duration::from_secs(10),
             retry_after_limit: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(10),
+            mirror_connect_timeout: Duration::from_secs(3),
             stall_timeout: Duration::from_secs(30),
-            mirror_timeout: Duration::from_secs(5),
+            mirror_timeout: Duration::from_secs(10),
             commit_timeout: Duration::from_secs(600),
             slow_rate: 16 << 10,
             bad_host_memory: Duration::from_secs(60),

@@ -8,7 +8,8 @@ use davit_types::{ErrorKind, Kind};
 
 use crate::server::{Ending, Reply, Server, nobody};
 use crate::{
-    LAYER, access, bytes, descriptor, host, mirror, on, open, quick, read, registry, text,
+    LAYER, access, bytes, descriptor, hasty, host, impatient, mirror, on, open, quick, read,
+    registry, text,
 };
 
 const SIZE: usize = 1 << 20;
@@ -42,7 +43,9 @@ async fn broken_connections_are_resumed_where_they_broke() {
             reply.ending(ending(150_000))
         })
         .await;
-        assert_eq!(read(&on([host(&server.address)]), &wanted, 0).await.unwrap(), blob);
+        let hosts = access([host(&server.address)]);
+        let repository = open(&registry(impatient()), "registry.test/team/app:1", hosts);
+        assert_eq!(read(&repository, &wanted, 0).await.unwrap(), blob);
         let seen = server.seen();
         assert!(seen.len() > 5, "{} requests", seen.len());
         assert!(seen[1..].iter().all(|seen| seen.header("if-range") == Some("\"one\"")));
@@ -170,7 +173,8 @@ async fn a_slow_mirror_is_left_for_a_better_one() {
     let trickle =
         Server::start(move |seen| Reply::part_of(&slow, seen).ending(Ending::Trickle)).await;
     let good = Server::start(move |seen| Reply::part_of(&fast, seen)).await;
-    let repository = on([mirror(&trickle.address), host(&good.address)]);
+    let hosts = access([mirror(&trickle.address), host(&good.address)]);
+    let repository = open(&registry(hasty()), "registry.test/team/app:1", hosts);
     assert_eq!(read(&repository, &wanted, 0).await.unwrap(), blob);
     assert_eq!(read(&repository, &wanted, 0).await.unwrap(), blob);
     assert_eq!(trickle.seen().len(), 1, "it is remembered to be slow");

@@ -26,16 +26,21 @@ use davit_types::{Algorithm, Descriptor, Labels, Reference};
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-/// Settings that fail fast where a test wants that.
+/// Settings with short pauses, but time enough on a busy machine.
 fn quick() -> Settings {
-    Settings {
-        backoff: Duration::from_millis(5),
-        backoff_limit: Duration::from_millis(20),
-        stall_timeout: Duration::from_millis(400),
-        mirror_timeout: Duration::from_millis(200),
-        connect_timeout: Duration::from_secs(5),
-        ..Settings::default()
-    }
+    let (backoff, backoff_limit) = (Duration::from_millis(5), Duration::from_millis(20));
+    let mirror_connect_timeout = Duration::from_secs(10);
+    Settings { backoff, backoff_limit, mirror_connect_timeout, ..Settings::default() }
+}
+
+/// Settings for a server that stalls.
+fn impatient() -> Settings {
+    Settings { stall_timeout: Duration::from_millis(400), ..quick() }
+}
+
+/// Settings for a mirror that stalls.
+fn hasty() -> Settings {
+    Settings { mirror_timeout: Duration::from_millis(200), ..quick() }
 }
 
 fn registry(settings: Settings) -> Registry {

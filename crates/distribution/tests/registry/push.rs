@@ -93,6 +93,7 @@ async fn a_blob_is_uploaded_in_one_piece_once() {
     assert_eq!(pushed, Pushed::Uploaded);
     assert_eq!(told.lock().unwrap().last(), Some(&(1 << 20)));
     assert_eq!(store.lock().unwrap().blobs[wanted.digest.as_str()], blob);
+    assert_eq!(server.seen()[1].header("content-length"), Some("0"));
     let put = server.seen().pop().unwrap();
     assert_eq!(put.target, format!("{UPLOAD}&digest={}", wanted.digest));
     assert_eq!(put.header("content-type"), Some("application/octet-stream"));
@@ -131,7 +132,7 @@ async fn chunks_are_as_long_as_asked_for() {
         let patches: Vec<_> =
             server.seen().into_iter().filter(|seen| seen.method == "PATCH").collect();
         assert!(patches[..patches.len() - 1].iter().all(|seen| seen.body.len() == expected));
-        assert!(server.seen().pop().unwrap().body.is_empty());
+        assert_eq!(server.seen().pop().unwrap().header("content-length"), Some("0"));
     }
 }
 

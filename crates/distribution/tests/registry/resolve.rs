@@ -7,7 +7,7 @@ use davit_distribution::registry::{Error, Settings};
 use davit_types::{ErrorKind, Kind};
 
 use crate::server::{Ending, Reply, Server, nobody};
-use crate::{MANIFEST, access, descriptor, host, mirror, on, open, quick, registry, text};
+use crate::{MANIFEST, access, descriptor, hasty, host, mirror, on, open, quick, registry, text};
 
 const BODY: &[u8] = b"{\"schemaVersion\":2}";
 
@@ -182,7 +182,7 @@ async fn a_dead_mirror_is_asked_last_from_then_on() {
     let dead = nobody().await;
     let slow = Server::start(|_| manifest(true).ending(Ending::Stall(0))).await;
     let good = Server::start(|_| manifest(true)).await;
-    let registry = registry(quick());
+    let registry = registry(hasty());
     let hosts = || [mirror(&dead), mirror(&slow.address), host(&good.address)];
     let wanted = descriptor(MANIFEST, BODY);
     for _ in 0..3 {
@@ -289,4 +289,28 @@ fn the_defaults_are_sound() {
     assert!(settings.mirror_timeout < settings.stall_timeout);
     assert!(settings.backoff < settings.backoff_limit);
     assert!(settings.connect_timeout > Duration::ZERO);
+}
+
+#[tokio::test]
+async fn a_mirror_that_swallows_everything_costs_little_and_once() {
+    let good = Server::start(|_| manifest(true)).await;
+    // Nobody accepts, and few may wait for it.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let hole = socket.listen(1).unwrap();
+    let address = hole.local_addr().unwrap();
+    let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(50));
+    let waiting: Vec<_> = (0..64).map_while(|_| connect().ok()).collect();
+    assert!(waiting.len() < 64, "it is never full");
+    let settings = Settings {
+        mirror_connect_timeout: Duration::from_millis(50),
+        connect_timeout: Duration::from_secs(3600),
+        mirror_timeout: Duration::from_secs(3600),
+        ..quick()
+    };
+    let registry = registry(settings);
+    for _ in 0..2 {
+        let hosts = access([mirror(&address.to_string()), host(&good.address)]);
+        open(&registry, "registry.test/a:1", hosts).resolve().await.unwrap();
+    }
 }
