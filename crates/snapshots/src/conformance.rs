@@ -15,7 +15,7 @@ use davit_sys::mount::{mount_all, unmount_recursive};
 use davit_types::Labels;
 
 use crate::SnapshotKind::{Active, View};
-use crate::{Backend, Error, SnapshotId, SnapshotKind};
+use crate::{Backend, Error, LABEL_GID_MAPPING, LABEL_UID_MAPPING, SnapshotId, SnapshotKind};
 
 /// One promise: its name, and the check of it on an empty backend. The path
 /// is an empty directory to mount on. A broken promise panics.
@@ -32,6 +32,8 @@ pub const CHECKS: &[Check] = &[
     ("removal frees the id and the space", removal),
     ("cleanup removes remains alone", cleanup),
     ("a failed create leaves nothing", failed_create),
+    ("owners are mapped as the labels say", mapped_owners),
+    ("a layer is put on its parent when it is committed", late_parents),
     ("many layers can be mounted", many_layers),
 ];
 
@@ -301,6 +303,50 @@ fn failed_create(backend: &dyn Backend, target: &Path) {
     assert!(backend.usage(2).is_err());
     create(backend, 2, Active, &[]);
     assert!(Mounted::new(backend, target, (2, Active), &[]).names("").is_empty());
+}
+
+/// A backend may leave mappings alone; half of one it may not.
+fn mapped_owners(backend: &dyn Backend, target: &Path) {
+    let mapping = |uids: &str| {
+        Labels::from([
+            (LABEL_UID_MAPPING.to_owned(), uids.to_owned()),
+            (LABEL_GID_MAPPING.to_owned(), "0:80000:65536".to_owned()),
+        ])
+    };
+    let labels = mapping("0:70000:65536");
+    made(backend.create(1, Active, &[], &labels), "create");
+    let mounts = made(backend.mounts(1, Active, &[], &Labels::new()), "mounts");
+    done(mount_all(&mounts, target).map_err(io::Error::other), "mount");
+    let owner = |path: &Path| {
+        let meta = done(fs::metadata(path), "stat");
+        (meta.uid(), meta.gid())
+    };
+    let first = Mounted(target.to_owned());
+    let mapped = owner(target);
+    assert!([(0, 0), (70_000, 80_000)].contains(&mapped), "{mapped:?}");
+    drop(first);
+    made(backend.commit(1), "commit");
+    create(backend, 2, Active, &[1]);
+    let second = Mounted::new(backend, target, (2, Active), &[1]);
+    assert_eq!(owner(target), mapped, "a child has another owner");
+    drop(second);
+    let wrong = backend.create(3, Active, &[], &mapping("0:x:1"));
+    assert_eq!(wrong.is_err(), mapped != (0, 0), "half a mapping was taken for one");
+    assert_eq!(backend.usage(3).is_ok(), wrong.is_ok(), "a refusal left something");
+    for key in backend.labels(2).keys() {
+        assert!(key.starts_with("containerd.io/snapshot/"), "{key}");
+    }
+}
+
+fn late_parents(backend: &dyn Backend, target: &Path) {
+    commit(backend, target, 1, &[], |m| m.write("below", "1"));
+    commit(backend, target, 2, &[], |m| m.write("above", "2"));
+    create(backend, 3, View, &[2, 1]);
+    let m = Mounted::new(backend, target, (3, View), &[2, 1]);
+    assert_eq!(m.read("above").as_deref(), Some("2"));
+    if backend.independent_layers() {
+        assert_eq!(m.names(""), ["above", "below"]);
+    }
 }
 
 fn many_layers(backend: &dyn Backend, target: &Path) {

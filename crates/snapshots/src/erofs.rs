@@ -133,6 +133,12 @@ impl Erofs {
             integrity::enable_verity(&file).map_err(Error::io("enable fsverity of", &part))?;
         }
         fs::rename(&part, &layer).map_err(Error::io("rename", &layer))?;
+        // Whoever is told of the layer finds it after a loss of power.
+        let dir = self.dirs.path(id);
+        for dir in [dir.as_path(), dir.parent().unwrap_or(&dir)] {
+            let synced = File::open(dir).and_then(|dir| dir.sync_all());
+            synced.map_err(Error::io("sync", dir))?;
+        }
         if self.config.immutable
             && let Err(error) = integrity::set_immutable(&file, true)
         {
