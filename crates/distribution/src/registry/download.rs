@@ -136,6 +136,8 @@ impl Download {
     ///
     /// # Errors
     /// When no host can go on, or the blob is longer than it should be.
+    ///
+    /// Whoever drops the future loses nothing.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             if self.offset >= self.end {
@@ -146,22 +148,25 @@ impl Download {
                     None => {}
                 }
             }
-            let mut flow = match self.flow.take() {
-                Some(flow) => flow,
-                None => self.open().await?,
+            let Some(flow) = &mut self.flow else {
+                self.flow = Some(self.open().await?);
+                continue;
             };
-            match flow.next(&self.repository.0.shared.settings).await {
+            let endpoint = flow.endpoint.clone();
+            let taken = match flow.next(&self.repository.0.shared.settings).await {
                 Ok(piece) => {
-                    let mut piece = flow.unskipped(piece);
-                    self.cut(&mut piece);
-                    if self.take(&flow, &piece) {
-                        self.flow = Some(flow);
-                        if !piece.is_empty() {
-                            return Ok(Some(piece));
-                        }
-                    }
+                    let piece = flow.unskipped(piece);
+                    self.take(&endpoint.host.authority, piece)
                 }
-                Err(error) => self.failed(&flow.endpoint, error),
+                Err(error) => Err(error),
+            };
+            match taken {
+                Ok(piece) if piece.is_empty() => {}
+                Ok(piece) => return Ok(Some(piece)),
+                Err(error) => {
+                    self.flow = None;
+                    self.failed(&endpoint, error);
+                }
             }
         }
     }
@@ -206,31 +211,26 @@ impl Download {
         }
     }
 
-    /// Drops what lies behind the stretch that was asked for. What lies behind
-    /// the blob is kept: it is an error.
-    fn cut(&self, piece: &mut Bytes) {
-        if self.end < self.blob.size {
-            let left = usize::try_from(self.end - self.offset).unwrap_or(usize::MAX);
-            piece.truncate(left);
+    /// Counts a piece from `host`. What lies behind the stretch that was asked
+    /// for is dropped; what lies behind the blob is an error.
+    fn take(&mut self, host: &str, mut piece: Bytes) -> Result<Bytes, Error> {
+        let size = self.blob.size;
+        if self.end < size {
+            piece.truncate(usize::try_from(self.end - self.offset).unwrap_or(usize::MAX));
         }
-    }
-
-    /// Counts a piece; false when the blob is too long here.
-    fn take(&mut self, flow: &Flow, piece: &Bytes) -> bool {
         let end = self.offset + piece.len() as u64;
-        if end > self.blob.size {
-            self.failed(&flow.endpoint, Error::Size { actual: end, expected: self.blob.size });
-            return false;
+        if end > size {
+            return Err(Error::Size { actual: end, expected: size });
         }
         if !piece.is_empty() {
-            self.note(&flow.endpoint.host.authority);
+            self.note(host);
         }
         self.offset = end;
         if self.offset - self.mark >= PROGRESS {
             self.tour = None;
             self.mark = self.offset;
         }
-        true
+        Ok(piece)
     }
 
     /// What came from this host is over.
@@ -319,24 +319,13 @@ impl Download {
             Some(places) => places.acquire_owned().await.ok(),
             None => None,
         };
-        let url = endpoint.blob_url(&self.blob.digest, self.repository.0.reference.domain());
-        let mut ask = endpoint.ask(Method::GET, url);
-        ask.headers.insert(ACCEPT, accept(&self.blob.media_type));
-        if self.offset > 0 || self.end < self.blob.size {
-            let last = match self.end < self.blob.size {
-                true => (self.end - 1).to_string(),
-                false => String::new(),
-            };
-            let range = HeaderValue::from_str(&format!("bytes={}-{last}", self.offset));
-            range.into_iter().for_each(|range| drop(ask.headers.insert(RANGE, range)));
-            if let Some((origin, tag)) = &self.tag
-                && *origin == endpoint.origin()
-            {
-                ask.headers.insert(IF_RANGE, tag.clone());
-            }
+        let tag = self.tag.take().filter(|(origin, _)| *origin == endpoint.origin());
+        let mut answer = self.ask(turn, tag.as_ref().map(|(_, tag)| tag)).await?;
+        if tag.is_some() && answer.status == StatusCode::OK {
+            // Another server's name for the same bytes: the digest decides
+            // in the end, so it is not worth all the bytes from the start.
+            answer = self.ask(turn, None).await?;
         }
-        let scopes = self.repository.pull_scope();
-        let answer = self.repository.send(ask, turn, &scopes).await?;
         let skip = self.check(&answer)?;
         let tag = answer.headers.get(ETAG).filter(|tag| is_strong(tag)).cloned();
         self.tag = tag.map(|tag| (endpoint.origin(), tag));
@@ -345,6 +334,24 @@ impl Download {
             return Err(flow.answer.nonsense("the range is ignored"));
         }
         Ok(flow)
+    }
+
+    /// Asks for what is missing, as long as the blob is the one called `tag`.
+    async fn ask(&self, turn: &Turn, tag: Option<&HeaderValue>) -> Result<Answer, Error> {
+        let Self { blob, offset, end, repository, .. } = self;
+        let url = turn.endpoint.blob_url(&blob.digest, repository.0.reference.domain());
+        let mut ask = turn.endpoint.ask(Method::GET, url);
+        ask.headers.insert(ACCEPT, accept(&blob.media_type));
+        let range = match (*offset, *end < blob.size) {
+            (0, false) => None,
+            (from, false) => Some(format!("bytes={from}-")),
+            (from, true) => Some(format!("bytes={from}-{}", end - 1)),
+        };
+        if let Some(range) = range.and_then(|range| HeaderValue::from_str(&range).ok()) {
+            ask.headers.insert(RANGE, range);
+            tag.into_iter().for_each(|tag| drop(ask.headers.insert(IF_RANGE, tag.clone())));
+        }
+        repository.send(ask, turn, &repository.pull_scope()).await
     }
 
     /// How many bytes of the answer we have already.

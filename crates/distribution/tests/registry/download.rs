@@ -54,6 +54,50 @@ async fn broken_connections_are_resumed_where_they_broke() {
 }
 
 #[tokio::test]
+async fn another_name_for_the_same_bytes_costs_no_bytes() {
+    let blob = bytes(SIZE);
+    let wanted = descriptor(LAYER, &blob);
+    let (served, tries) = (blob.clone(), AtomicUsize::new(0));
+    let server = Server::start(move |seen| {
+        let tag = format!("\"{}\"", tries.fetch_add(1, Ordering::Relaxed));
+        match seen.header("if-range") {
+            // The client is gone long before so many bytes are out.
+            Some(_) => Reply::ok(served.clone()).ending(Ending::Stall(0)),
+            None => Reply::part_of(&served, seen).with("ETag", tag).ending(Ending::Cut(300_000)),
+        }
+    })
+    .await;
+    assert_eq!(read(&on([host(&server.address)]), &wanted, 0).await.unwrap(), blob);
+    assert!(server.served() < SIZE + SIZE / 20, "{} bytes for {SIZE}", server.served());
+}
+
+#[tokio::test]
+async fn a_future_that_is_dropped_loses_nothing() {
+    let blob = bytes(SIZE);
+    let wanted = descriptor(LAYER, &blob);
+    let served = blob.clone();
+    let server = Server::start(move |seen| Reply::part_of(&served, seen)).await;
+    let repository = on([host(&server.address)]);
+    let mut download = repository.download(&wanted, 0).await.unwrap();
+    let mut all = Vec::new();
+    loop {
+        // Polled once and dropped, unless there is something to have.
+        let polled = tokio::select! {
+            biased;
+            piece = download.next() => Some(piece.unwrap()),
+            () = tokio::task::yield_now() => None,
+        };
+        match polled {
+            Some(Some(piece)) => all.extend_from_slice(&piece),
+            Some(None) => break,
+            None => {}
+        }
+    }
+    assert_eq!(all, blob);
+    assert_eq!(server.seen().len(), 1);
+}
+
+#[tokio::test]
 async fn a_body_without_a_length_may_break_too() {
     let blob = bytes(SIZE);
     let wanted = descriptor(LAYER, &blob);
