@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each test binary uses its part; tests panic")]
 
 pub mod image;
+pub mod registry;
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
