@@ -9,8 +9,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use davit_types::{Descriptor, Digest, ErrorKind, Kind};
-use serde_json::json;
+use davit_types::{Descriptor, Digest, ErrorKind, Kind, Labels, duration};
+use serde::Serialize;
 use tokio::process::Command;
 
 use crate::process::{self, Finished, Limits, Output};
@@ -56,7 +56,7 @@ pub enum Error {
     /// A verifier gave no answer.
     #[error(
         "blocking pull of {name} with digest {digest}: image verifier {NAME} returned error: \
-         failed to call verifier {verifier} (runtime {} s)", runtime.as_secs_f32()
+         failed to call verifier {verifier} (runtime {})", duration::format(*runtime)
     )]
     Silent {
         /// The image.
@@ -187,14 +187,23 @@ impl Verifiers {
     }
 }
 
-/// The descriptor, as Go writes it.
+/// A descriptor, in the order in which Go writes it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Input<'a> {
+    media_type: &'a str,
+    digest: &'a str,
+    size: u64,
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    annotations: &'a Labels,
+}
+
 fn input(image: &Descriptor) -> Vec<u8> {
     let Descriptor { media_type, digest, size, annotations } = image;
-    let mut document = json!({"mediaType": media_type, "digest": digest.as_str(), "size": size});
-    if !annotations.is_empty() {
-        document["annotations"] = json!(annotations);
-    }
-    format!("{document}\n").into_bytes()
+    let input = Input { media_type, digest: digest.as_str(), size: *size, annotations };
+    let mut bytes = serde_json::to_vec(&input).expect("texts and numbers can be written");
+    bytes.push(b'\n');
+    bytes
 }
 
 fn text(output: &Output) -> String {

@@ -41,7 +41,7 @@ async fn verifiers_are_told_what_containerd_tells_them() {
     script(&root.path().join("echo"), "echo \"$@\"; cat; echo complaint >&2");
     let digest = format!("sha256:{}", "a".repeat(64));
     let document = format!(
-        r#"{{"annotations":{{"k":"v"}},"digest":"{digest}","mediaType":"application/vnd.oci.image.index.v1+json","size":42}}"#
+        r#"{{"mediaType":"application/vnd.oci.image.index.v1+json","digest":"{digest}","size":42,"annotations":{{"k":"v"}}}}"#
     );
     let wanted = format!(
         "echo => -name r.test/app:1 -digest {digest} -stdin-media-type \
