@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use davit_events::Exchange;
-use davit_index::{Collector, Error, Image, ImageUpdate, Index, Sizes, image_target};
+use davit_index::{Collector, Error, Image, ImageUpdate, Index, image_target};
 use davit_protocols::convert::grpc::{pack, time, timestamp};
 use davit_protocols::grpc::containerd::services::images::v1 as wire;
 use davit_protocols::topics;
 use tonic::{Request, Response, Status};
 use wire::images_server::Images as Service;
 
+use super::maintenance::collect_now;
 use super::{blocking, lease, looking, namespace, publish, status};
-use crate::gc::collect;
 
 /// Serves images from the index.
 #[derive(Clone)]
@@ -115,12 +115,12 @@ impl Service for Images {
             index.images().delete(&namespace, &name, target.as_deref(), lease.as_ref())?;
             let event = pack(&wire::ImageDelete { name });
             publish(&events, &namespace, topics::IMAGE_DELETE, event);
-            if sync {
-                collect(&collector, &events, Sizes::Known, drop)?;
-            }
             Ok::<_, Error>(())
         })
         .await?;
+        if sync {
+            collect_now(collector, Arc::clone(&self.events)).await?;
+        }
         Ok(Response::new(()))
     }
 }

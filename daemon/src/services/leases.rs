@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use davit_events::Exchange;
-use davit_index::{Collector, Error, Index, Lease, LeaseId, Resource, Sizes};
+use davit_index::{Collector, Index, Lease, LeaseId, Resource};
 use davit_protocols::convert::grpc::timestamp;
 use davit_protocols::grpc::containerd::services::leases::v1 as wire;
 use tonic::{Request, Response, Status};
 use wire::leases_server::Leases as Service;
 
+use super::maintenance::collect_now;
 use super::{blocking, namespace};
-use crate::gc::collect;
 
 /// Serves leases from the index.
 #[derive(Clone)]
@@ -45,14 +45,10 @@ impl Service for Leases {
         let wire::DeleteRequest { id, sync } = request.into_inner();
         let id = LeaseId::new(id);
         let Self { index, events, collector } = self.clone();
-        blocking(move || {
-            index.leases().delete(&namespace, &id)?;
-            if sync {
-                collect(&collector, &events, Sizes::Known, drop)?;
-            }
-            Ok::<_, Error>(())
-        })
-        .await?;
+        blocking(move || index.leases().delete(&namespace, &id)).await?;
+        if sync {
+            collect_now(collector, events).await?;
+        }
         Ok(Response::new(()))
     }
 

@@ -7,12 +7,12 @@ use davit_events::Exchange;
 use davit_index::{Collector, Error, Explanation, Garbage, Link, Sizes, Thing};
 use davit_protocols::convert::grpc::timestamp;
 use davit_protocols::grpc::davit::v1 as wire;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 use wire::maintenance_server::Maintenance as Service;
 
-use super::{looking, namespace, status};
+use super::{blocking, looking, namespace, status};
 use crate::gc::collect;
 
 /// How many things one message tells of.
@@ -23,6 +23,11 @@ const FOUND_WAITING: usize = 2;
 /// Messages that wait for a client that is slower than a collection, which
 /// waits for nobody.
 const COLLECTED_WAITING: usize = 1024;
+
+/// Collections that are asked for at a time: one is under way, and one is for
+/// all who asked since it began.
+const CALLERS_MAX: usize = 2;
+static CALLERS: Semaphore = Semaphore::const_new(CALLERS_MAX);
 
 /// Collects, and explains what is not collected.
 #[derive(Clone)]
@@ -47,7 +52,9 @@ impl Service for Maintenance {
         let (sender, messages) =
             mpsc::channel(if is_dry { FOUND_WAITING } else { COLLECTED_WAITING });
         let Self { collector, events } = self.clone();
+        let permit = CALLERS.acquire().await;
         tokio::task::spawn_blocking(move || {
+            let _permit = permit;
             let mut teller = Teller::new(sender, is_dry);
             let done = if is_dry {
                 collector.garbage(&mut |garbage| teller.tell(garbage))
@@ -72,6 +79,19 @@ impl Service for Maintenance {
         let explanations = found.into_iter().map(explanation_to_wire).collect();
         Ok(Response::new(wire::ExplainResponse { explanations }))
     }
+}
+
+/// Collects for a caller who waits until that is done. Of many at a time all
+/// but two wait without a thread, for others need those.
+///
+/// # Errors
+/// Those of the index.
+pub(super) async fn collect_now(
+    collector: Arc<Collector>,
+    events: Arc<Exchange>,
+) -> Result<(), Status> {
+    let _permit = CALLERS.acquire().await;
+    blocking(move || collect(&collector, &events, Sizes::Known, drop)).await
 }
 
 /// Tells a client of garbage, in blocks.
