@@ -55,14 +55,7 @@ impl Endpoint {
         let wrong = |reason: String| Error::Host { host: host.authority.clone(), reason };
         let root =
             Url::of_host(&host.scheme, &host.authority).map_err(|bad| wrong(bad.to_string()))?;
-        let mut all = HeaderMap::new();
-        for (name, value) in headers.iter().chain(&host.headers) {
-            let bad = || wrong(format!("invalid header {name:?}"));
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
-            let mut value = HeaderValue::from_str(value).map_err(|_| bad())?;
-            value.set_sensitive(true);
-            all.append(name, value);
-        }
+        let mut all = private(headers.iter().chain(&host.headers)).map_err(wrong)?;
         let settings = &shared.settings;
         let user_agent =
             all.remove(USER_AGENT).map_or_else(|| HeaderValue::from_str(&settings.user_agent), Ok);
@@ -223,11 +216,8 @@ impl Endpoint {
                 proof = None;
             }
             target = answer.url.clone();
-            let challenges = answer.all(header::WWW_AUTHENTICATE);
-            let trust = trust(&refuser);
-            let again =
-                self.auth.refused(&target, &challenges, proof.as_ref(), begun, trust).await?;
-            if !again {
+            let (asked, trust) = (answer.all(header::WWW_AUTHENTICATE), trust(&refuser));
+            if !self.auth.refused(&target, &asked, proof.as_ref(), begun, trust).await? {
                 return Ok(answer);
             }
             answer.discard().await;
@@ -260,4 +250,20 @@ impl Endpoint {
             log::warn!(host = self.host.authority.as_str(); "the registry says: {text}");
         }
     }
+}
+
+/// Headers that no log prints.
+///
+/// # Errors
+/// In words, without the value.
+fn private<'a>(headers: impl Iterator<Item = &'a (String, String)>) -> Result<HeaderMap, String> {
+    let mut all = HeaderMap::new();
+    for (name, value) in headers {
+        let bad = || format!("invalid header {name:?}");
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
+        let mut value = HeaderValue::from_str(value).map_err(|_| bad())?;
+        value.set_sensitive(true);
+        all.append(name, value);
+    }
+    Ok(all)
 }

@@ -365,3 +365,46 @@ async fn manifests_go_by_tag_and_by_digest_once() {
     assert_eq!(server.seen()[1].header("content-type"), Some(MANIFEST));
     assert_eq!(server.seen()[1].body, body);
 }
+
+/// Says no as soon as it has seen an upload's headers, and hangs up.
+async fn rude(answer: &'static str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                loop {
+                    let Ok(byte) = stream.read_u8().await else { return };
+                    head.push(byte);
+                    if !head.ends_with(b"\r\n\r\n") {
+                        continue;
+                    }
+                    let reply = match head[0] {
+                        b'H' => "404 Not Found",
+                        b'P' if head[1] == b'O' => "202 Accepted\r\nLocation: /upload",
+                        _ => answer,
+                    };
+                    let reply = format!("HTTP/1.1 {reply}\r\nContent-Length: 0\r\n\r\n");
+                    stream.write_all(reply.as_bytes()).await.unwrap();
+                    if reply.contains(answer) {
+                        return;
+                    }
+                    head.clear();
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_registry_that_hangs_up_in_the_middle_is_heard() {
+    let blob = bytes(8 << 20);
+    let wanted = descriptor(LAYER, &blob);
+    let address = rude("400 Bad Request").await;
+    let error = push(&on([host(&address)]), &wanted, &blob).await.unwrap_err();
+    assert_eq!(error.status(), Some(400), "{}", text(&error));
+}
