@@ -130,7 +130,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     map.extend(b"ab");
     let mut old = archive(&[(special(b'S'), b"ab")]);
     old[257..265].copy_from_slice(b"ustar  \0");
-    old[386..434].copy_from_slice(b"00000000000\000000000001\000000000010\000000000001\0");
+    old[386..434].copy_from_slice(b"00000000000\x0000000000001\x0000000000010\x0000000000001\x00");
     old[483..495].copy_from_slice(b"00000000024\0");
     vec![
         archive(&[
