@@ -158,6 +158,7 @@ impl Collector {
                 tell(victim.garbage(size));
             }
         }
+        self.index.keep_room();
         turn.done();
         Ok(())
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::readers::{Reader, Readers};
+use crate::reserve::Reserve;
 use crate::time::{from_nanos, to_nanos};
 use crate::writer::Writer;
 use crate::{
@@ -28,6 +29,7 @@ pub struct Index {
     readers: Readers,
     numbers: Mutex<sequences::Block>,
     tally: Tally,
+    reserve: Reserve,
     path: PathBuf,
 }
 
@@ -75,11 +77,14 @@ impl Index {
         garbage::prepare(&connection).map_err(fail)?;
         let writer = Writer::start(connection, path)
             .map_err(|error| Error::Unknown(format!("start the index writer: {error}")))?;
+        let reserve = Reserve::beside(path);
+        reserve.keep();
         Ok(Self {
             writer,
             readers: Readers::new(path),
             numbers: Mutex::default(),
             tally: Tally::default(),
+            reserve,
             path: path.to_owned(),
         })
     }
@@ -143,24 +148,32 @@ impl Index {
         Ok(value)
     }
 
-    /// The same for a change that may let go of something.
+    /// The same for a change that may let go of something; there is room for
+    /// it on a full disk, too.
     pub(crate) fn loosen<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
+        self.reserve.give_up_when_full();
         let value = self.writer.change(work)?;
         self.count(true);
         Ok(value)
     }
 
-    /// The same for a change that is our own affair.
+    /// The same for a change that is our own affair, as collecting is.
     pub(crate) fn upkeep<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
+        self.reserve.give_up_when_full();
         self.writer.change(work)
+    }
+
+    /// Keeps room on the disk for letting go of things, if there is plenty.
+    pub(crate) fn keep_room(&self) {
+        self.reserve.keep();
     }
 
     fn count(&self, is_loosening: bool) {

@@ -27,6 +27,7 @@ mod objects;
 mod pending;
 mod readers;
 mod references;
+mod reserve;
 mod sandboxes;
 mod schema;
 mod sequences;
