@@ -112,6 +112,16 @@ impl Daemon {
         daemon
     }
 
+    /// The same with further tables in its configuration.
+    pub fn with_config(server: Server, tables: &str) -> Self {
+        let shim = if server == Server::Davit { Shim::Ours } else { Shim::Go21 };
+        let mut daemon = Self::new(server, shim, "state");
+        let config = format!("{}{tables}", daemon.config());
+        fs::write(daemon.path("config.toml"), config).expect("the directory is writable");
+        daemon.launch();
+        daemon
+    }
+
     /// A daemon that has yet to be launched.
     fn new(server: Server, shim: Shim, state: &str) -> Self {
         let directory = tempfile::Builder::new()

@@ -1,0 +1,306 @@
+//! `davit pull` and `davit push`, with docker's logins, certificates, proxies
+//! and verifiers, and what is configured of all that in the daemon.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use davit_integration::layout::{self, CHECK, Layout};
+use davit_integration::registry::{Auth, Registry, Transport, USER, docker_config};
+use davit_integration::scenarios::write_hosts;
+use davit_integration::{Client, Daemon, Server, describe, leftovers, must, peers, terminal};
+use serde_json::{Value, json};
+
+const CTR: Client = Client::Ctr21;
+
+struct Seat {
+    daemon: Daemon,
+    /// Docker's configuration directory.
+    docker: std::path::PathBuf,
+}
+
+impl Seat {
+    fn new() -> Self {
+        Self::on(Daemon::start(Server::Davit))
+    }
+
+    fn on(daemon: Daemon) -> Self {
+        let docker = daemon.path("docker");
+        fs::create_dir(&docker).expect("the directory is writable");
+        Self { daemon, docker }
+    }
+
+    fn davit(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(peers::ours("davit"));
+        command.env("DAVIT_ADDRESS", self.daemon.socket());
+        command.env("CONTAINERD_NAMESPACE", self.daemon.namespace());
+        let bin = format!("{}:/usr/bin:/bin", self.docker.display());
+        command.env("DOCKER_CONFIG", &self.docker).env("PATH", bin);
+        command.args(words).stdin(Stdio::null());
+        command
+    }
+
+    fn ok(&self, words: &[&str]) -> String {
+        must(&mut self.davit(words))
+    }
+
+    fn fails(&self, words: &[&str], text: &str) {
+        let mut command = self.davit(words);
+        let output = command.output().expect("davit can be started");
+        let told = describe(&command, &output);
+        assert_eq!(output.status.code(), Some(125), "{told}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(text), "{text:?}\n{told}");
+    }
+
+    fn configure_docker(&self, config: &str) {
+        fs::write(self.docker.join("config.json"), config).expect("the directory is writable");
+    }
+
+    fn runs_whole(&self, name: &str) {
+        let words = [&["run", "--rm", name], CHECK].concat();
+        assert_eq!(self.ok(&words), "whole\n");
+    }
+}
+
+fn write_program(path: &Path, text: &str) {
+    fs::write(path, text).expect("the directory is writable");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+}
+
+#[test]
+fn images_come_from_registries_and_go_there() {
+    let (seat, registry) = (Seat::new(), Registry::start());
+    let (small, index) = (Layout::of(&layout::SMALL), Layout::of(&layout::INDEX));
+    let one = small.push(&registry, "some/image:1");
+    let two = index.push(&registry, "index:1");
+    seat.ok(&["pull", &one]);
+    seat.runs_whole(&one);
+    let list: Value =
+        serde_json::from_str(&seat.ok(&["--format", "json", "images"])).expect("JSON");
+    assert_eq!(list[0]["name"], json!(one));
+    seat.ok(&["pull", "--all-platforms", &two]);
+    seat.runs_whole(&two);
+
+    let other = registry.reference("other/image:2");
+    seat.ok(&["tag", &one, &other]);
+    seat.ok(&["push", &other]);
+    assert_eq!(registry.digest("other/image:2"), small.digest());
+    let third = registry.reference("third:3");
+    seat.ok(&["push", &two, &third]);
+    assert_eq!(registry.digest("third:3"), index.digest());
+    for digest in index.all() {
+        assert!(registry.blob(digest.trim_start_matches("sha256:")).exists(), "{digest}");
+    }
+
+    let exact = format!("{}@{}", registry.reference("some/image"), small.digest());
+    seat.ok(&["rmi", &one, &other, &two]);
+    seat.ok(&["pull", "--no-unpack", &exact]);
+    seat.runs_whole(&exact);
+    seat.ok(&["rmi", &exact]);
+    seat.ok(&["pull", "--platform", "linux/arm64", &two]);
+    let content = seat.daemon.ctr_ok(CTR, &["content", "ls", "-q"]);
+    assert!(index.layers("arm64").iter().all(|digest| content.contains(digest.as_str())));
+    assert!(!content.contains(&index.layers("amd64")[0]));
+    seat.fails(&["pull", &registry.reference("none:1")], "not found");
+    seat.fails(&["push", "none:1"], "none:1");
+    seat.fails(&["pull", "some/UPPER"], "some/UPPER");
+}
+
+#[test]
+fn progress_is_told_to_terminals_and_others() {
+    let (seat, registry) = (Seat::new(), Registry::start());
+    let name = Layout::of(&layout::SMALL).push(&registry, "some/image:1");
+    let mut command = seat.davit(&["pull", &name]);
+    let output = command.output().expect("davit can be started");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!stderr.contains('\x1b') && stderr.lines().count() >= 5, "{stderr}");
+    for digest in Layout::of(&layout::SMALL).layers("amd64") {
+        assert!(stderr.contains(&digest["sha256:".len()..][..12]), "{digest}\n{stderr}");
+    }
+    seat.ok(&["rmi", &name]);
+    let (text, code) = terminal::run(&seat.davit(&["pull", &name]), "");
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains('\x1b'), "{text:?}");
+    seat.ok(&["rmi", &name]);
+    let output = seat.davit(&["--format", "json", "pull", &name]).output().expect("davit");
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice::<Value>(&output.stdout).expect("JSON");
+}
+
+#[test]
+fn logins_are_dockers() {
+    let layout = Layout::of(&layout::SMALL);
+    for auth in [Auth::Basic, Auth::Token] {
+        let (seat, registry) = (Seat::new(), Registry::with(Transport::Plain, auth));
+        let name = layout.push(&registry, "private/image:1");
+        seat.fails(&["pull", &name], "");
+        let user = format!("{}:{}", USER.0, USER.1);
+        seat.ok(&["pull", "--user", &user, &name]);
+        seat.ok(&["rmi", &name]);
+        seat.fails(&["pull", "--user", "davit:wrong", &name], "");
+
+        let words = ["pull", "--user", USER.0, "--password-stdin", &name];
+        let mut child = seat.davit(&words).stdin(Stdio::piped()).spawn().expect("davit");
+        let mut input = child.stdin.take().expect("piped");
+        writeln!(input, "{}", USER.1).expect("davit reads");
+        drop(input);
+        assert!(child.wait().expect("it was started").success());
+        seat.ok(&["rmi", &name]);
+
+        seat.configure_docker(&docker_config(&registry.host()));
+        seat.ok(&["pull", &name]);
+        seat.runs_whole(&name);
+        let other = registry.reference("private/other:1");
+        seat.ok(&["push", &name, &other]);
+        assert_eq!(registry.digest("private/other:1"), layout.digest());
+    }
+}
+
+#[test]
+fn logins_are_those_of_dockers_helpers() {
+    let (seat, registry) = (Seat::new(), Registry::with(Transport::Plain, Auth::Basic));
+    let name = Layout::of(&layout::SMALL).push(&registry, "private/image:1");
+    let answer = json!({"ServerURL": registry.host(), "Username": USER.0, "Secret": USER.1});
+    let helper = seat.docker.join("docker-credential-test");
+    write_program(
+        &helper,
+        &format!(
+            "#!/bin/sh\nread host\necho \"$1 $host\" >>{}/asked\necho '{answer}'\n",
+            seat.docker.display()
+        ),
+    );
+    seat.configure_docker(&json!({"credHelpers": {registry.host(): "test"}}).to_string());
+    seat.ok(&["pull", &name]);
+    let asked = fs::read_to_string(seat.docker.join("asked")).expect("the helper was run");
+    assert_eq!(asked.lines().next(), Some(format!("get {}", registry.host()).as_str()));
+    seat.ok(&["rmi", &name]);
+    write_program(&helper, "#!/bin/sh\necho the store is locked\nexit 1\n");
+    seat.fails(&["pull", &name], "the store is locked");
+}
+
+/// An identity token is what docker keeps of a login by OAuth 2.
+#[test]
+fn tokens_are_fetched_for_what_is_asked() {
+    let (seat, registry) = (Seat::new(), Registry::with(Transport::Plain, Auth::Token));
+    let layout = Layout::of(&layout::SMALL);
+    let public = layout.push(&registry, "public/image:1");
+    let private = layout.push(&registry, "private/image:1");
+    let tokens = registry.tokens.as_ref().expect("it has a token server");
+    let before = tokens.seen().len();
+    seat.ok(&["pull", &public]);
+    let seen = tokens.seen().split_off(before);
+    assert!(!seen.is_empty() && seen.len() <= 2, "{seen:#?}");
+    for wanted in &seen {
+        assert_eq!(wanted.account, None);
+        assert_eq!(wanted.scopes, ["repository:public/image:pull"]);
+    }
+    seat.fails(&["pull", &private], "");
+    let identity = json!({"auths": {registry.host(): {
+        "auth": "PHRva2VuPjo=", "identitytoken": davit_integration::tokens::REFRESH,
+    }}});
+    seat.configure_docker(&identity.to_string());
+    seat.ok(&["pull", &private]);
+    seat.runs_whole(&private);
+    assert!(tokens.seen().iter().any(|wanted| wanted.method == "POST"));
+    let other = registry.reference("private/other:1");
+    seat.ok(&["push", &private, &other]);
+    assert_eq!(registry.digest("private/other:1"), layout.digest());
+}
+
+#[test]
+fn certificates_are_checked() {
+    let (seat, plain) = (Seat::new(), Registry::start());
+    Layout::of(&layout::SMALL).push(&plain, "some/image:1");
+    let registry = Registry::beside(&plain, Transport::Tls, Auth::None);
+    let authority = registry.authority.as_ref().expect("it has one");
+    let hosts = seat.daemon.path("hosts");
+    let hosts_dir = hosts.to_string_lossy().into_owned();
+    let words = ["pull", "--hosts-dir", &hosts_dir, "registry.test/some/image:1"];
+    let toml = format!("server = {:?}\n", registry.url());
+    write_hosts(&hosts, "registry.test", &toml);
+    seat.fails(&words, "ertificate");
+    write_hosts(&hosts, "registry.test", &format!("{toml}skip_verify = true\n"));
+    seat.ok(&words);
+    seat.ok(&["rmi", "registry.test/some/image:1"]);
+    write_hosts(&hosts, "registry.test", &format!("{toml}ca = {:?}\n", authority.file("ca.pem")));
+    seat.ok(&words);
+    // Docker's way: a directory of certificates.
+    let docker = hosts.join(format!("localhost:{}", registry.address().port()));
+    fs::create_dir_all(&docker).expect("the directory is writable");
+    fs::copy(authority.file("ca.pem"), docker.join("ca.crt")).expect("the directory is writable");
+    let name = format!("localhost:{}/some/image:1", registry.address().port());
+    seat.ok(&["pull", "--hosts-dir", &hosts_dir, &name]);
+    seat.ok(&["rmi", &name]);
+    seat.ok(&["pull", "--skip-verify", &name]);
+    seat.runs_whole(&name);
+}
+
+#[test]
+fn the_daemon_knows_hosts_of_its_own() {
+    let registry = Registry::start();
+    Layout::of(&layout::SMALL).push(&registry, "some/image:1");
+    let hosts = tempfile::tempdir().expect("a directory can be made");
+    write_hosts(hosts.path(), "registry.test", &format!("server = {:?}\n", registry.url()));
+    let seat = Seat::on(Daemon::with_config(
+        Server::Davit,
+        &format!(
+            "[plugins.\"io.containerd.transfer.v1.local\"]\nconfig_path = {:?}\n",
+            hosts.path()
+        ),
+    ));
+    let name = "registry.test/some/image:1";
+    seat.ok(&["pull", name]);
+    seat.runs_whole(name);
+    seat.ok(&["rmi", name]);
+    seat.daemon.ctr_ok(CTR, &["image", "pull", name]);
+    seat.runs_whole(name);
+}
+
+/// A program that says yes or no to an image; with containerd's words.
+#[test]
+fn verifiers_say_yes_or_no() {
+    let registry = Registry::start();
+    let layout = Layout::of(&layout::SMALL);
+    let good = layout.push(&registry, "good:1");
+    let bad = layout.push(&registry, "bad:1");
+    let programs = tempfile::tempdir().expect("a directory can be made");
+    let script = "#!/bin/sh\nDIR=$(dirname \"$0\")/..\ncase \"$*\" in *bad*) echo not this one; exit 3;; esac\necho fine\n";
+    write_program(&programs.path().join("check"), script);
+    let config = format!(
+        "[plugins.\"io.containerd.image-verifier.v1.bindir\"]\nbin_dir = {:?}\n",
+        programs.path()
+    );
+    let told = [Server::Containerd21, Server::Davit].map(|server| {
+        let daemon = Daemon::with_config(server, &config);
+        daemon.ctr_ok(CTR, &["image", "pull", "--plain-http", &good]);
+        let mut command = daemon.ctr(CTR);
+        command.args(["image", "pull", "--plain-http", &bad]);
+        let output = command.output().expect("ctr can be started");
+        assert!(!output.status.success(), "{}", describe(&command, &output));
+        assert_eq!(daemon.ctr_ok(CTR, &["image", "ls", "-q"]).trim(), good);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    });
+    assert!(told[0].contains("not this one"), "{told:?}");
+    assert_eq!(told[0], told[1]);
+}
+
+/// Nothing that a pull or push needed stays open.
+#[test]
+fn connections_are_closed_in_the_end() {
+    let (seat, registry) = (Seat::new(), Registry::start());
+    let layout = Layout::of(&layout::SMALL);
+    let name = layout.push(&registry, "some/image:1");
+    let open = || leftovers::open_files(seat.daemon.pid()).len();
+    seat.ok(&["pull", &name]);
+    seat.ok(&["rmi", &name]);
+    let before = open();
+    for _ in 0..5 {
+        seat.ok(&["pull", &name]);
+        seat.fails(&["pull", &registry.reference("none:1")], "not found");
+        seat.ok(&["push", &name, &registry.reference("other:1")]);
+        seat.ok(&["rmi", &name]);
+    }
+    assert!(open() <= before + 5, "{:#?}", leftovers::open_files(seat.daemon.pid()));
+}
