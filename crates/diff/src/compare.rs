@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
 use crate::attributes::get_xattr;
 use crate::tar::{EntryKind, Header, Writer};
@@ -20,6 +21,9 @@ struct Level {
     names: Vec<CString>,
     lower: Option<OwnedFd>,
     upper: OwnedFd,
+    /// The same directory in the one overlay layer that makes the difference:
+    /// only what has a name in there can have changed.
+    layer: Option<OwnedFd>,
 }
 
 /// Writes what turns `lower` into `upper`.
@@ -49,9 +53,11 @@ impl<W: Write> Comparison<W> {
         }
     }
 
-    /// Walks both trees and hands the output back.
-    pub fn run(mut self, lower: OwnedFd, upper: OwnedFd) -> io::Result<W> {
-        let mut stack = vec![level(Some(lower), upper)?];
+    /// Walks both trees and hands the output back. `layer` is what an overlay
+    /// has on top of `lower` where it shows as `upper`.
+    pub fn run(mut self, lower: OwnedFd, upper: OwnedFd, layer: Option<OwnedFd>) -> io::Result<W> {
+        let layer = layer.and_then(merges);
+        let mut stack = vec![level(Some(lower), upper, layer)?];
         while let Some(top) = stack.last_mut() {
             let Some(name) = top.names.pop() else {
                 stack.pop();
@@ -98,7 +104,10 @@ impl<W: Write> Comparison<W> {
         }
         let both = before.filter(is_dir).and(at.lower.as_ref());
         let lower = both.map(|lower| open_dir(lower, name)).transpose()?;
-        let next = level(lower, open_dir(&at.upper, name)?)?;
+        // When in doubt, everything is looked at.
+        let layer = at.layer.as_ref().and_then(|layer| open_dir(layer, name).ok());
+        let layer = layer.and_then(merges);
+        let next = level(lower, open_dir(&at.upper, name)?, layer)?;
         self.path.push((name.clone(), after));
         Ok(Some(next))
     }
@@ -225,9 +234,27 @@ impl<W: Write> Comparison<W> {
     }
 }
 
-fn level(lower: Option<OwnedFd>, upper: OwnedFd) -> io::Result<Level> {
+/// An overlay's directory, if what shows is what is in it over what lies below
+/// it at the same place; not if it hides what is below, or was moved.
+fn merges(dir: OwnedFd) -> Option<OwnedFd> {
+    let unmarked = |name: String| {
+        let found = fs::fgetxattr(&dir, name, &mut [0_u8; 0][..]);
+        matches!(found, Err(Errno::NODATA | Errno::OPNOTSUPP))
+    };
+    let plain = ["trusted", "user"].iter().all(|family| {
+        let mut marks = ["opaque", "redirect"].iter();
+        marks.all(|mark| unmarked(format!("{family}.overlay.{mark}")))
+    });
+    plain.then_some(dir)
+}
+
+fn level(lower: Option<OwnedFd>, upper: OwnedFd, layer: Option<OwnedFd>) -> io::Result<Level> {
     let mut names = HashSet::new();
-    for dir in lower.iter().chain([&upper]) {
+    let listed = match &layer {
+        Some(layer) => vec![layer],
+        None => lower.iter().chain([&upper]).collect(),
+    };
+    for dir in listed {
         for entry in fs::Dir::read_from(dir)? {
             let name = entry?.file_name().to_owned();
             if !matches!(name.as_bytes(), b"." | b"..") {
@@ -237,12 +264,12 @@ fn level(lower: Option<OwnedFd>, upper: OwnedFd) -> io::Result<Level> {
     }
     let mut names: Vec<_> = names.into_iter().collect();
     names.sort_unstable_by(|a, b| b.cmp(a));
-    Ok(Level { names, lower, upper })
+    Ok(Level { names, lower, upper, layer })
 }
 
 fn stat(dir: &OwnedFd, name: &CString) -> io::Result<Option<Stat>> {
     match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(Errno::NOENT) => Ok(None),
         result => Ok(Some(result?)),
     }
 }

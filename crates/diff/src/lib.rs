@@ -133,19 +133,22 @@ pub fn compare(
     options: CompareOptions,
 ) -> Result<Applied, Error> {
     let open = |path: &Path| Root::open(path).map_err(Error::io("open", path));
-    compare_in(&open(lower)?, &open(upper)?, output, options).map_err(Error::io("compare", upper))
+    compare_in([&open(lower)?, &open(upper)?], None, output, options)
+        .map_err(Error::io("compare", upper))
 }
 
 fn compare_in(
-    lower: &Root,
-    upper: &Root,
+    [lower, upper]: [&Root; 2],
+    layer: Option<&Root>,
     output: impl Write,
     options: CompareOptions,
 ) -> std::io::Result<Applied> {
     let compressor = compress::Compressor::new(output, options.compression)?;
     let buffered = std::io::BufWriter::with_capacity(1 << 16, compressor);
     let comparison = compare::Comparison::new(buffered, options.newest);
-    let buffered = comparison.run(lower.dir().try_clone()?, upper.dir().try_clone()?)?;
+    let clone = |root: &Root| root.dir().try_clone();
+    let layer = layer.map(clone).transpose()?;
+    let buffered = comparison.run(clone(lower)?, clone(upper)?, layer)?;
     let compressor = buffered.into_inner().map_err(|error| error.into_error())?;
     let (mut output, digest, size) = compressor.finish()?;
     output.flush()?;

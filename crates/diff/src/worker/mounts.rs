@@ -79,6 +79,37 @@ pub(super) fn read_only(mounts: Vec<Mount>) -> Vec<Mount> {
     mounts.into_iter().enumerate().map(protect).collect()
 }
 
+/// The one layer that `upper` has on top of all those of `lower`, where both
+/// are overlays, or the plain directory at the bottom of one.
+///
+/// With overlayfs' index, a file can change in other places than that layer:
+/// by a hard link of another name.
+pub(super) fn top_layer(lower: &[Mount], upper: &[Mount]) -> Option<PathBuf> {
+    let ([lower], [upper]) = (lower, upper) else { return None };
+    if upper.kind != "overlay" || !has(upper, "index=off") || has(upper, "metacopy=on") {
+        return None;
+    }
+    let mut layers = layers(upper)?;
+    let top = layers.remove(0);
+    (self::layers(lower)? == layers && !layers.is_empty()).then(|| top.into())
+}
+
+/// The directories that a mount is of, the uppermost first.
+fn layers(mount: &Mount) -> Option<Vec<&str>> {
+    match mount.kind.as_str() {
+        "overlay" => {
+            let lower = option(mount, "lowerdir")?;
+            // What has been escaped, and layers with data alone, are not for us.
+            if lower.contains('\\') || lower.contains("::") {
+                return None;
+            }
+            Some(option(mount, "upperdir").into_iter().chain(lower.split(':')).collect())
+        }
+        "bind" => Some(vec![&mount.source]),
+        _ => None,
+    }
+}
+
 /// An overlay's upper directory as one more lower one (containerd,
 /// `core/mount/temp.go`).
 fn without_upper(mut mount: Mount) -> Mount {
@@ -135,6 +166,33 @@ mod tests {
         ] {
             assert_eq!(direct(&mounts), None, "{mounts:?}");
         }
+    }
+
+    #[test]
+    fn the_layer_between_two_snapshots_is_found() {
+        let overlay = |options: &[&str]| vec![mount("overlay", "overlay", options)];
+        let lower = overlay(&["lowerdir=/b:/a", "index=off"]);
+        let bind = vec![mount("bind", "/a", &["ro", "rbind"])];
+        let found = |lower: &[Mount], options: &[&str]| {
+            top_layer(lower, &overlay(options)).map(|path| path.display().to_string())
+        };
+        let top = Some("/u".to_owned());
+        let active = ["workdir=/w", "upperdir=/u", "lowerdir=/b:/a", "index=off"];
+        assert_eq!(found(&lower, &active), top);
+        assert_eq!(found(&lower, &["lowerdir=/u:/b:/a", "index=off"]), top);
+        assert_eq!(found(&bind, &["upperdir=/u", "lowerdir=/a", "index=off"]), top);
+        for other in [
+            &["upperdir=/u", "lowerdir=/b:/a"][..],
+            &["upperdir=/u", "lowerdir=/b:/a", "index=off", "metacopy=on"],
+            &["upperdir=/u", "lowerdir=/a:/b", "index=off"],
+            &["upperdir=/u", "lowerdir=/c:/b:/a", "index=off"],
+            &["upperdir=/u", "lowerdir=/b", "index=off"],
+            &["lowerdir=/b:/a", "index=off"],
+        ] {
+            assert_eq!(found(&lower, other), None, "{other:?}");
+        }
+        assert_eq!(found(&[], &active), None);
+        assert_eq!(top_layer(&bind, &bind), None);
     }
 
     #[test]

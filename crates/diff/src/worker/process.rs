@@ -77,21 +77,35 @@ fn work(request: Request, bytes: Option<OwnedFd>) -> Result<Answer, Error> {
             sync_tree(&root, &target, sync).map(|()| Answer::Settled)
         }
         Work::Compare { lower, upper, compression, newest } => {
-            let scratch = sandbox::private_scratch(scratch)?;
-            let open = |mounts, name| -> Result<Root, Error> {
-                let mounts = mounts::read_only(to_mounts(mounts));
-                let path = mounts::make(&mounts, scratch, name)?;
-                Root::open(&path).map_err(Error::io("open", &path))
-            };
-            let roots = [open(lower, "lower")?, open(upper, "upper")?];
-            sandbox::confine(&[], &roots, sandbox::Need::Reading)?;
+            let trees = (to_mounts(lower), to_mounts(upper));
             let output = BufWriter::with_capacity(1 << 18, File::from(bytes()?));
-            let options = CompareOptions { compression, newest };
-            crate::compare_in(&roots[0], &roots[1], output, options)
-                .map_err(Error::io("compare", "layer".as_ref()))
-                .map(done)
+            compare(trees, scratch, output, CompareOptions { compression, newest }).map(done)
         }
     }
+}
+
+fn compare(
+    (lower, upper): (Vec<Mount>, Vec<Mount>),
+    scratch: &Path,
+    output: impl Write,
+    options: CompareOptions,
+) -> Result<Applied, Error> {
+    // Looked at only to save work: without it, both trees are walked.
+    let layer = mounts::top_layer(&lower, &upper).and_then(|path| Root::open(&path).ok());
+    let scratch = sandbox::private_scratch(scratch)?;
+    let open = |mounts, name| -> Result<Root, Error> {
+        let path = mounts::make(&mounts::read_only(mounts), scratch, name)?;
+        Root::open(&path).map_err(Error::io("open", &path))
+    };
+    let (lower, upper) = (open(lower, "lower")?, open(upper, "upper")?);
+    let need = match layer {
+        Some(_) => sandbox::Need::ReadingMarks,
+        None => sandbox::Need::Reading,
+    };
+    let trees: Vec<&Root> = [&lower, &upper].into_iter().chain(&layer).collect();
+    sandbox::confine(&[], &trees, need)?;
+    crate::compare_in([&lower, &upper], layer.as_ref(), output, options)
+        .map_err(Error::io("compare", "layer".as_ref()))
 }
 
 fn done(applied: Applied) -> Answer {
@@ -104,7 +118,8 @@ fn done(applied: Applied) -> Answer {
 fn open(target: &Target) -> Result<(Root, Vec<Root>), Error> {
     let root = Root::open(&target.root).map_err(Error::io("open", &target.root))?;
     let lower = crate::open_all(&target.lower)?;
-    sandbox::confine(&[&root], &lower, sandbox::Need::Writing)?;
+    let below: Vec<&Root> = lower.iter().collect();
+    sandbox::confine(&[&root], &below, sandbox::Need::Writing)?;
     Ok((root, lower))
 }
 

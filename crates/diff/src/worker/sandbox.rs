@@ -22,6 +22,8 @@ pub(super) enum Need {
     Writing,
     /// Trees are read, whoever their files belong to.
     Reading,
+    /// So are overlayfs' marks on directories.
+    ReadingMarks,
 }
 
 impl Need {
@@ -40,6 +42,8 @@ impl Need {
                     | CapabilitySet::SYS_ADMIN
             }
             Self::Reading => CapabilitySet::DAC_READ_SEARCH,
+            // As above; without it the marks would look as if not there.
+            Self::ReadingMarks => CapabilitySet::DAC_READ_SEARCH | CapabilitySet::SYS_ADMIN,
         }
     }
 }
@@ -78,7 +82,7 @@ pub(super) fn private_scratch(scratch: &Path) -> Result<&Path, Error> {
 
 /// Gives up everything but the trees and what it takes to write or read
 /// them.
-pub(super) fn confine(written: &[&Root], read: &[Root], need: Need) -> Result<(), Error> {
+pub(super) fn confine(written: &[&Root], read: &[&Root], need: Need) -> Result<(), Error> {
     rustix::thread::set_no_new_privs(true).map_err(broken("prctl NO_NEW_PRIVS"))?;
     if let Err(error) = restrict_files(written, read) {
         // Older kernels, or built without it.
@@ -165,7 +169,7 @@ fn forbid_system_calls() -> Result<(), Error> {
     Ok(())
 }
 
-fn restrict_files(written: &[&Root], read: &[Root]) -> Result<(), RulesetError> {
+fn restrict_files(written: &[&Root], read: &[&Root]) -> Result<(), RulesetError> {
     let abi = ABI::V3;
     let mut ruleset = Ruleset::default()
         // Without it (Linux 5.19), every link to another directory would be
