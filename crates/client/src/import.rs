@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::image::{self, Image};
 use crate::naming::{Found, Naming};
-use crate::{Client, Error, Lease, content};
+use crate::{Client, Error, Lease, compress, content};
 
 /// Documents larger than this are not read as such, in bytes.
 const DOCUMENT_LIMIT: u64 = 8 << 20;
@@ -60,6 +60,8 @@ pub struct Options {
     pub labels: Option<Labels>,
     /// The snapshotters that the images are unpacked for.
     pub unpack: Vec<String>,
+    /// Compress the layers of `docker save`'s own format that are not.
+    pub compress: bool,
 }
 
 /// What was met in the archive.
@@ -109,7 +111,7 @@ pub async fn archive(
     stop: impl Future<Output = ()>,
 ) -> Result<Vec<Imported>, Error> {
     let naming = Naming::Own(name.map(str::to_owned));
-    let options = Options { naming, labels: None, unpack: Vec::new() };
+    let options = Options { naming, labels: None, unpack: Vec::new(), compress: false };
     archive_with(client, archive, &options, stop).await
 }
 
@@ -129,7 +131,10 @@ pub async fn archive_with(
         let leased = lease.client().clone();
         let handle = Handle::current();
         let reading = tokio::task::spawn_blocking(move || store(&leased, &handle, archive));
-        let met = reading.await.map_err(|_| Error::Stopped)??;
+        let mut met = reading.await.map_err(|_| Error::Stopped)??;
+        if options.compress {
+            compress_layers(lease.client(), &mut met).await?;
+        }
         name_images(lease.client(), &met, options).await
     };
     let result = tokio::select! {
@@ -415,6 +420,27 @@ async fn of_docker(client: &Client, met: &Met, manifest: &[u8]) -> Result<Vec<Fo
         }
     }
     Ok(found)
+}
+
+/// Puts compressed layers in the place of those that are not.
+async fn compress_layers(client: &Client, met: &mut Met) -> Result<(), Error> {
+    let (None, Some(manifest)) =
+        (met.documents.get("index.json"), met.documents.get("manifest.json"))
+    else {
+        return Ok(());
+    };
+    let list = parse("manifest.json", manifest)?;
+    let images = list.as_array().into_iter().flatten();
+    let paths = images.flat_map(|image| image["Layers"].as_array().into_iter().flatten());
+    for path in paths.filter_map(Value::as_str) {
+        let path = met.links.get(path).map_or(path, String::as_str).to_owned();
+        let Some(file) = met.files.get_mut(&path).filter(|file| !file.compressed) else {
+            continue;
+        };
+        let (digest, size) = compress::gzip(client, &file.digest).await?;
+        *file = File { digest, size, compressed: true };
+    }
+    Ok(())
 }
 
 /// A manifest for one entry of `manifest.json`.

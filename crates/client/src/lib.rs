@@ -21,6 +21,7 @@
 //! # }
 //! ```
 
+mod compress;
 mod connection;
 mod content;
 mod error;

@@ -200,14 +200,11 @@ impl Transfer {
         namespace: &Namespace,
         client: &Client,
         from: types::ImageImportStream,
-        options: import::Options,
+        mut options: import::Options,
         progress: &Progress,
         gone: impl Future<Output = ()>,
     ) -> Result<(), Status> {
-        if from.force_compress {
-            let text = "compressing an archive's layers: not implemented";
-            return Err(Status::unimplemented(text));
-        }
+        options.compress = from.force_compress;
         let stream = self.streams.take(namespace, &from.stream)?;
         progress.tell("Importing").await;
         // Dropped at the end of this, which ends a reader left behind.
@@ -380,5 +377,6 @@ fn import_options(store: types::ImageStore) -> import::Options {
         "" => SNAPSHOTTER.to_owned(),
         _ => unpack.snapshotter,
     });
-    import::Options { unpack: unpack.collect(), naming: Naming::Rules(rules), labels }
+    let (unpack, naming) = (unpack.collect(), Naming::Rules(rules));
+    import::Options { unpack, naming, labels, compress: false }
 }
