@@ -4,6 +4,8 @@
 
 #[path = "pulls/faults.rs"]
 mod faults;
+#[path = "pulls/full_disk.rs"]
+mod full_disk;
 #[path = "pulls/interrupted.rs"]
 mod interrupted;
 #[path = "pulls/seat.rs"]
