@@ -79,7 +79,8 @@ impl Naming {
         match self {
             Self::Own(other) => {
                 let reference = found.reference.clone().filter(|name| name.contains(['/', ':']));
-                let own = found.full.clone().or_else(|| found.familiar.clone()).or(reference);
+                let familiar = found.familiar.as_deref().map(normalise).transpose()?;
+                let own = found.full.clone().or(familiar).or(reference);
                 Ok(own.or_else(|| other.clone()).into_iter().collect())
             }
             Self::Rules(rules) => {
@@ -187,6 +188,8 @@ mod tests {
     #[test]
     fn docker_s_names_are_filled_in_or_refused() {
         let docker = |name: &str| Found { familiar: Some(name.into()), ..found(None, None) };
+        let own = Naming::Own(None).of_image(&docker("app:1")).unwrap();
+        assert_eq!(own, ["docker.io/library/app:1"]);
         let full = prefix("docker.io/library/app", false).names(&docker("app")).unwrap();
         assert_eq!(full, ["docker.io/library/app:latest"]);
         let rules = Rules { prefixes: vec![prefix("import", true)], ..Rules::default() };
