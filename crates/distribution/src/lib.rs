@@ -2,7 +2,9 @@
 //!
 //! [`hosts`] says where a registry is and how to speak with it,
 //! [`credentials`] who we are there, [`manifest`] what images consist of.
-//! [`pull`] and [`push`] move whole images.
+//! [`registry`] speaks with it; [`pull`] and [`push`] move whole images.
+//! [`layout`] keeps them in a directory, for programs without a daemon (see
+//! `examples/pull.rs`).
 
 pub mod credentials;
 pub mod hosts;

@@ -1,6 +1,6 @@
 //! An answer of which the headers are there and the body comes.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, RETRY_AFTER};
@@ -23,6 +23,9 @@ const DRAINED: usize = 16 << 10;
 
 /// And for so long.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Bytes a second; what is read whole and comes more slowly is given up.
+const SLOWEST: u64 = 4 << 10;
 
 /// What came back.
 pub(crate) struct Answer {
@@ -109,15 +112,18 @@ impl Answer {
     /// The whole body, which must not be longer than `limit`.
     ///
     /// # Errors
-    /// [`Error::TooLarge`]; as soon as that is clear.
+    /// [`Error::TooLarge`], as soon as that is clear; when it comes too slowly.
     pub async fn whole(mut self, limit: u64, what: &str) -> Result<Bytes, Error> {
         let too_large = |size| Error::TooLarge { size, what: what.to_owned() };
         if let Some(size) = self.length().filter(|length| *length > limit) {
             return Err(too_large(size));
         }
-        let mut whole = BytesMut::new();
+        let (mut whole, begun) = (BytesMut::new(), Instant::now());
         while let Some(data) = self.next().await? {
             let size = whole.len() as u64 + data.len() as u64;
+            if begun.elapsed() > self.stall + Duration::from_secs(size / SLOWEST) {
+                return Err(self.broken(Failure::Timeout("the host is too slow")));
+            }
             if size > limit {
                 return Err(too_large(size));
             }

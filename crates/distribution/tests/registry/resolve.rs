@@ -314,3 +314,16 @@ async fn a_mirror_that_swallows_everything_costs_little_and_once() {
         open(&registry, "registry.test/a:1", hosts).resolve().await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_document_that_trickles_in_is_had_from_elsewhere() {
+    let slow = Server::start(|_| manifest(true).ending(Ending::Trickle)).await;
+    let good = Server::start(|_| manifest(true)).await;
+    let hosts = access([mirror(&slow.address), host(&good.address)]);
+    let repository = open(&registry(hasty()), "registry.test/a:1", hosts);
+    let wanted = descriptor(MANIFEST, BODY);
+    for _ in 0..2 {
+        assert_eq!(repository.document(&wanted, 1 << 20).await.unwrap(), BODY);
+    }
+    assert_eq!((slow.asked().len(), good.asked().len()), (1, 2));
+}
