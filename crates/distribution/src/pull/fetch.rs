@@ -97,8 +97,7 @@ impl Fetcher {
             self.download(entry, ingest, &arrival, &mut sources).await?
         };
         arrival.advance(ingest.offset());
-        let wanted = blob.clone();
-        let committed = blocking(move || ingest.commit(wanted.size, &wanted.digest)).await;
+        let committed = commit(ingest, blob).await;
         if let Err(source) = committed {
             let error = Error::Commit { reference: reference.to_owned(), source };
             if error.is_damage() {
@@ -210,6 +209,11 @@ fn keep(
         }
     }
     Ok(ingest)
+}
+
+async fn commit(ingest: Box<dyn Ingest>, blob: &Descriptor) -> Result<(), Failure> {
+    let (size, digest) = (blob.size, blob.digest.clone());
+    blocking(move || ingest.commit(size, &digest)).await
 }
 
 /// Stores what is missing of `whole`.

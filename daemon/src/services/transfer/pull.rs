@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use davit_client::import::Imported;
 use davit_client::{Client, image};
-use davit_distribution::pull::{Nobody, Observer, Pull, Store, Unpack, Wanted};
+use davit_distribution::pull::{Observer, Pull, Store, Unpack, Wanted};
 use davit_index::LeaseId;
 use davit_protocols::grpc::containerd::types::transfer as types;
 use davit_types::platform::Matcher;
@@ -14,7 +14,7 @@ use tonic::Status;
 
 use super::progress::Progress;
 use super::registry::Remote;
-use super::tracker::Tracker;
+use super::tracker::Watch;
 use super::{SNAPSHOTTER, Transfer, labels};
 use crate::config::images;
 use crate::pull::{Contents, Destination, Hold, Snapshots, Unpacker};
@@ -67,11 +67,8 @@ impl Transfer {
         root: &Descriptor,
         progress: &Progress,
     ) -> Result<(), Status> {
-        let tracker = progress.is_wanted().then(|| Tracker::new("downloading"));
-        let observer: Arc<dyn Observer> = match &tracker {
-            Some(tracker) => Arc::<Tracker>::clone(tracker),
-            None => Arc::new(Nobody),
-        };
+        let watch = Watch::of(progress, "downloading");
+        let observer = watch.observer();
         let contents = Contents {
             content: Arc::clone(&self.images.content),
             events: Arc::clone(&self.images.events),
@@ -91,18 +88,7 @@ impl Transfer {
                 manifest_limit: store.manifest_limit as usize,
             },
         };
-        let fetching = pull.run(root, &remote.name);
-        let result = match &tracker {
-            None => fetching.await,
-            Some(tracker) => {
-                let result = tokio::select! {
-                    result = fetching => result,
-                    () = tracker.tell(progress) => Ok(()),
-                };
-                tracker.finish(progress).await;
-                result
-            }
-        };
+        let result = watch.during(pull.run(root, &remote.name), progress).await;
         davit_sys::process::trim_heap();
         result.map_err(status)
     }

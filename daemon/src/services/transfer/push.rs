@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use davit_distribution::pull::{Nobody, Observer};
 use davit_distribution::push::Push;
 use davit_protocols::grpc::containerd::types::transfer as types;
 use davit_types::{Descriptor, Namespace};
@@ -11,7 +10,7 @@ use tonic::Status;
 
 use super::progress::Progress;
 use super::registry::Remote;
-use super::tracker::Tracker;
+use super::tracker::Watch;
 use super::{Transfer, target};
 use crate::pull::Contents;
 use crate::services::status;
@@ -31,11 +30,7 @@ impl Transfer {
         let title = remote.title();
         progress.tell(&format!("Pushing to {title}")).await;
         progress.about("pushing content", &store.name, wire.clone()).await;
-        let tracker = progress.is_wanted().then(|| Tracker::new("uploading"));
-        let observer: Arc<dyn Observer> = match &tracker {
-            Some(tracker) => Arc::<Tracker>::clone(tracker),
-            None => Arc::new(Nobody),
-        };
+        let watch = Watch::of(progress, "uploading");
         let push = Push {
             source: Arc::new(Contents {
                 content: Arc::clone(&self.images.content),
@@ -44,22 +39,11 @@ impl Transfer {
                 lease: None,
             }),
             target: Arc::new(remote.repository),
-            observer,
+            observer: watch.observer(),
             uploads: self.images.uploads.clone(),
             reference: remote.reference,
         };
-        let sending = push.run(&root, &store.name);
-        let result = match &tracker {
-            None => sending.await,
-            Some(tracker) => {
-                let result = tokio::select! {
-                    result = sending => result,
-                    () = tracker.tell(progress) => Ok(()),
-                };
-                tracker.finish(progress).await;
-                result
-            }
-        };
+        let result = watch.during(push.run(&root, &store.name), progress).await;
         davit_sys::process::trim_heap();
         result.map_err(status)?;
         progress.about("pushed content", &store.name, wire.clone()).await;

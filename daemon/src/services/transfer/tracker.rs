@@ -2,11 +2,12 @@
 //! (containerd, `core/transfer/local/progress.go`).
 
 use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use davit_distribution::pull::Observer;
 use davit_distribution::pull::names::reference;
+use davit_distribution::pull::{Nobody, Observer};
 use davit_protocols::grpc::containerd::types::transfer as types;
 use davit_types::{Descriptor, Digest};
 use tokio::sync::Notify;
@@ -18,7 +19,7 @@ const INTERVAL: Duration = Duration::from_millis(300);
 
 /// Collects what a pull or a push reports.
 #[derive(Debug)]
-pub(super) struct Tracker {
+struct Tracker {
     /// `downloading` or `uploading`.
     moving: &'static str,
     state: Mutex<State>,
@@ -53,13 +54,41 @@ enum Phase {
     Unpacked,
 }
 
+/// Who watches a transfer: a tracker where somebody listens.
+pub(super) struct Watch(Option<Arc<Tracker>>);
+
+impl Watch {
+    /// For whoever listens to `progress`; blobs are `moving` that way.
+    pub(super) fn of(progress: &Progress, moving: &'static str) -> Self {
+        Self(progress.is_wanted().then(|| Tracker::new(moving)))
+    }
+
+    pub(super) fn observer(&self) -> Arc<dyn Observer> {
+        match &self.0 {
+            Some(tracker) => Arc::<Tracker>::clone(tracker),
+            None => Arc::new(Nobody),
+        }
+    }
+
+    /// Does `work`, and tells `progress` how it goes.
+    pub(super) async fn during<T>(&self, work: impl Future<Output = T>, progress: &Progress) -> T {
+        let Some(tracker) = &self.0 else { return work.await };
+        let result = tokio::select! {
+            result = work => result,
+            never = tracker.tell(progress) => match never {},
+        };
+        tracker.send(progress, true).await;
+        result
+    }
+}
+
 impl Tracker {
-    pub(super) fn new(moving: &'static str) -> Arc<Self> {
+    fn new(moving: &'static str) -> Arc<Self> {
         Arc::new(Self { moving, state: Mutex::default(), urgent: Notify::new() })
     }
 
     /// Tells `progress` of everything, as long as this is polled.
-    pub(super) async fn tell(&self, progress: &Progress) {
+    async fn tell(&self, progress: &Progress) -> Infallible {
         let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -68,11 +97,6 @@ impl Tracker {
                 _ = tick.tick() => self.send(progress, true).await,
             }
         }
-    }
-
-    /// Tells what is left to tell.
-    pub(super) async fn finish(&self, progress: &Progress) {
-        self.send(progress, true).await;
     }
 
     async fn send(&self, progress: &Progress, all: bool) {
