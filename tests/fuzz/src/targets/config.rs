@@ -30,6 +30,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         b"version = 2\n[plugins.\"io.containerd.snapshotter.v1.overlayfs\"]\nroot_path = \"/x\"\n",
         b"[plugins.opt]\npath = \"/opt\"\n",
         b"version = 3\n[proxy_plugins.p]\ntype = \"snapshot\"\naddress = \"/p\"\n[debug]\nlevel = \"debug\"\n",
+        b"version = 3\n[plugins.\"io.containerd.transfer.v1.local\"]\nmax_concurrent_downloads = 7\nconfig_path = \"/a:/b\"\n[[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\nplatform = \"linux/arm/v7\"\nsnapshotter = \"native\"\n",
+        b"version = 3\n[plugins.\"io.containerd.image-verifier.v1.bindir\"]\nmax_verifiers = -1\nper_verifier_timeout = \"3s\"\n[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"/c\"\n",
         b"version = 2\n[stream_processors.s]\naccepts = [\"a\"]\nreturns = \"b\"\npath = \"p\"\nargs = [\"x\"]\n",
         b"",
     ])
