@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use davit_types::Descriptor;
+use davit_types::{Descriptor, Kind};
 use http::header::{ACCEPT, CONTENT_RANGE, ETAG, HeaderValue, IF_RANGE, RANGE};
 use http::{Method, StatusCode};
 
@@ -191,7 +191,8 @@ impl Download {
                 return None;
             }
             Err(error) => {
-                log::info!(digest:% = self.blob.digest, error:% = error; "go on without ranges");
+                let (digest, why) = (&self.blob.digest, error.full_message());
+                log::info!(digest:%, error = why.as_str(); "go on without ranges");
                 self.parallel = None;
                 (self.end, self.mark) = (self.blob.size, self.offset);
                 return None;
@@ -241,7 +242,8 @@ impl Download {
             // It may go on here at once, unless it makes no sense to.
             if error.is_temporary() && !error.is_bad_sign() {
                 let digest = &self.blob.digest;
-                log::info!(digest:%, offset = self.offset, error:% = error; "resume");
+                let why = error.full_message();
+                log::info!(digest:%, offset = self.offset, error = why.as_str(); "resume");
                 return;
             }
         }

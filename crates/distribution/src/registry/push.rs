@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use davit_types::{Descriptor, Digest};
+use davit_types::{Descriptor, Digest, Kind};
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{Method, StatusCode};
 
@@ -203,7 +203,7 @@ impl Repository {
         let ask = turn.endpoint.ask(Method::DELETE, session.location);
         match turn.endpoint.send(ask, &self.push_scope(), turn.patience).await {
             Ok(answer) => answer.discard().await,
-            Err(error) => log::debug!(error:% = error; "cancel an upload"),
+            Err(error) => log::debug!(error = error.full_message().as_str(); "cancel an upload"),
         }
     }
 

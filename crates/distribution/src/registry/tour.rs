@@ -7,6 +7,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use davit_types::Kind;
+
 use super::client::Patience;
 use super::endpoint::Endpoint;
 use super::url::Origin;
@@ -142,7 +144,8 @@ impl Tour {
 
     /// The attempt at `endpoint` failed with `error`.
     pub fn failed(&mut self, endpoint: &Endpoint, error: Error) {
-        log::info!(host = endpoint.host.authority.as_str(), error:% = &error; "a host failed");
+        let (host, why) = (endpoint.host.authority.as_str(), error.full_message());
+        log::info!(host, error = why.as_str(); "a host failed");
         if error.is_bad_sign() {
             self.health.note_bad(endpoint.origin(), &self.settings);
         }

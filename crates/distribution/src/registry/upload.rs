@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use davit_types::Kind;
 use http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE};
 use http::{Method, StatusCode};
 
@@ -105,7 +106,8 @@ impl Repository {
                 Err(error @ Error::Source { .. }) => return Err(error),
                 Err(error) if breaks < MOST_BREAKS && may_resume(&error) => {
                     breaks += 1;
-                    log::info!(digest:% = parcel.blob.digest, offset, error:% = error; "resume");
+                    let (digest, why) = (&parcel.blob.digest, error.full_message());
+                    log::info!(digest:%, offset, error = why.as_str(); "resume");
                     self.state(turn, &location, scopes).await.map_err(|_| error)?
                 }
                 Err(error) => return Err(error),
