@@ -1,8 +1,11 @@
 //! What the kernel and the file system below a directory can do.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use davit_sys::mount::{mount, unmount};
 use davit_types::Mount;
@@ -90,6 +93,10 @@ pub(crate) fn overlay(root: &Path) -> Result<Features, Error> {
     if let Some(bad) = text.chars().find(|c| matches!(c, ':' | ',' | '\\')) {
         return Err(unsupported(format!("an overlay's path cannot have {bad:?} in it")));
     }
+    let device = fs::metadata(root).map_err(Error::io("stat", root))?.dev();
+    if let Some(known) = known().get(&device) {
+        return Ok(*known);
+    }
     let scratch = Scratch::new(root)?;
     if !supports_d_type(&scratch.path)? {
         return Err(unsupported(
@@ -105,11 +112,21 @@ pub(crate) fn overlay(root: &Path) -> Result<Features, Error> {
         unsupported(format!("overlay cannot be mounted here: {}", error.full_message()))
     })?;
     let mapped = ["uidmap=0:65536:1", "gidmap=0:65536:1"];
-    Ok(Features {
+    let features = Features {
         userxattr,
         index: Path::new("/sys/module/overlay/parameters/index").exists(),
         idmapped: scratch.mounts(&mapped).is_ok(),
-    })
+    };
+    known().insert(device, features);
+    Ok(features)
+}
+
+/// What was found out of each file system, by its device number: every
+/// unmounting makes the kernel wait for all its processors, and two
+/// snapshotters want to know the same.
+fn known() -> MutexGuard<'static, BTreeMap<u64, Features>> {
+    static KNOWN: Mutex<BTreeMap<u64, Features>> = Mutex::new(BTreeMap::new());
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Finds out by trying whether the kernel can check the files below `root`.
