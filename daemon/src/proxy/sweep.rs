@@ -67,8 +67,11 @@ impl Snapshotter {
         let mut failed = false;
         for namespace in requested {
             if let Err(error) = self.sweep(&namespace).await {
+                // One that is away is told of to those who call it.
+                let away = error.kind() == ErrorKind::Unavailable;
+                let level = if away { log::Level::Debug } else { log::Level::Warn };
                 let (snapshotter, error) = (self.name(), error.full_message());
-                log::warn!(snapshotter, namespace:%, error = error.as_str();
+                log::log!(level, snapshotter, namespace:%, error = error.as_str();
                     "removed snapshots stay for now");
                 self.unswept().insert(namespace);
                 failed = true;
