@@ -210,6 +210,16 @@ impl Error {
         matches!(self, Self::Commit { source, .. } if source.kind() == ErrorKind::FailedPrecondition)
     }
 
+    /// Says which ingest it is about, if what came was not what was promised.
+    pub(crate) fn of_ingest(self, reference: &str) -> Self {
+        match self {
+            Self::Failed(source) if source.kind() == ErrorKind::FailedPrecondition => {
+                Self::Commit { reference: reference.to_owned(), source }
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn document(digest: &Digest, source: manifest::Error) -> Self {
         Self::Document { digest: digest.clone(), source }
     }

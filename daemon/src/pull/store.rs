@@ -30,7 +30,8 @@ pub struct Contents {
 struct Ingest {
     place: Contents,
     reference: String,
-    writer: ContentWriter,
+    /// `None` once it was given up.
+    writer: Option<ContentWriter>,
 }
 
 impl pull::Store for Contents {
@@ -53,6 +54,7 @@ impl pull::Store for Contents {
                     writer.truncate(0).map_err(|error| Failure::of(&error))?;
                 }
                 let reference = reference.to_owned();
+                let writer = Some(writer);
                 Ok(Some(Box::new(Ingest { place: self.clone(), reference, writer })))
             }
         }
@@ -77,35 +79,56 @@ impl pull::Store for Contents {
 
 impl pull::Ingest for Ingest {
     fn offset(&self) -> u64 {
-        self.writer.offset()
+        self.writer.as_ref().map_or(0, ContentWriter::offset)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.writer.write(bytes).map_err(|error| Failure::of(&error))
+        let result = self.writer()?.write(bytes);
+        result.map_err(|error| {
+            let failure = Failure::of(&error);
+            // On a full disk it is in everybody's way, its own included.
+            if error.kind() == ErrorKind::ResourceExhausted {
+                self.writer = None;
+                self.place.throw_away(&self.reference);
+            }
+            failure
+        })
     }
 
     fn file(&self) -> Result<File, Failure> {
-        self.writer.file().map_err(|error| Failure::of(&error))
+        let writer = self.writer.as_ref().ok_or_else(given_up)?;
+        writer.file().map_err(|error| Failure::of(&error))
     }
 
-    fn commit(self: Box<Self>, size: u64, digest: &Digest) -> Result<(), Failure> {
-        let Self { place, reference, writer } = *self;
+    fn commit(mut self: Box<Self>, size: u64, digest: &Digest) -> Result<(), Failure> {
+        let writer = self.writer.take().ok_or_else(given_up)?;
         match writer.commit(size, Some(digest), &Labels::new()) {
             Ok(info) => {
-                publish_created(&place.events, &place.namespace, &info);
+                publish_created(&self.place.events, &self.place.namespace, &info);
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
             Err(error) => {
                 let failure = Failure::of(&error);
                 // Going on with it would come to the same.
-                if error.kind() == ErrorKind::FailedPrecondition {
-                    place.throw_away(&reference);
+                let spoilt = [ErrorKind::FailedPrecondition, ErrorKind::ResourceExhausted];
+                if spoilt.contains(&error.kind()) {
+                    self.place.throw_away(&self.reference);
                 }
                 Err(failure)
             }
         }
     }
+}
+
+impl Ingest {
+    fn writer(&mut self) -> Result<&mut ContentWriter, Failure> {
+        self.writer.as_mut().ok_or_else(given_up)
+    }
+}
+
+fn given_up() -> Failure {
+    Failure::new(ErrorKind::Aborted, "the ingest was given up: aborted")
 }
 
 impl Contents {

@@ -94,7 +94,8 @@ impl Fetcher {
         } else if is_index(&blob.media_type) || is_manifest(&blob.media_type) {
             append(ingest, self.remote.document(blob, MAX_DOCUMENT).await?).await?
         } else {
-            self.download(entry, ingest, &arrival, &mut sources).await?
+            let downloaded = self.download(entry, ingest, &arrival, &mut sources).await;
+            downloaded.map_err(|error| error.of_ingest(reference))?
         };
         arrival.advance(ingest.offset());
         let committed = commit(ingest, blob).await;
