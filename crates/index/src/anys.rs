@@ -54,8 +54,8 @@ pub(crate) fn all_extensions(
     kind: Kind,
 ) -> Result<HashMap<i64, BTreeMap<String, Any>>> {
     let mut statement = connection.prepare_cached(
-        "SELECT e.object, e.name, e.type_url, e.value FROM extensions e
-         JOIN objects o ON o.id = e.object WHERE o.namespace = ?1 AND o.kind = ?2",
+        "SELECT e.object, e.name, e.type_url, e.value FROM objects o
+         CROSS JOIN extensions e ON e.object = o.id WHERE o.namespace = ?1 AND o.kind = ?2",
     )?;
     let mut rows = statement.query(params![namespace.as_str(), kind.as_str()])?;
     let mut found: HashMap<i64, BTreeMap<String, Any>> = HashMap::new();

@@ -296,19 +296,21 @@ fn recorded_size(connection: &Connection, digest: &Digest) -> Result<Option<u64>
     let size: Option<i64> = connection
         .prepare_cached(
             "SELECT b.size FROM namespaces n
-             JOIN objects o ON o.namespace = n.name AND o.kind = 'content' AND o.key = ?1
-             JOIN blobs b ON b.id = o.id LIMIT 1",
+             CROSS JOIN objects o ON o.namespace = n.name AND o.kind = 'content' AND o.key = ?1
+             CROSS JOIN blobs b ON b.id = o.id LIMIT 1",
         )?
         .query_row([digest.as_str()], |row| row.get(0))
         .optional()?;
     Ok(size.map(i64::unsigned_abs))
 }
 
-/// Whether any namespace has a blob, or is to get it without its bytes.
+/// Whether any namespace has a blob, or is to get it without its bytes. (The
+/// order of the joins is given, here and below: the planner would look at all
+/// blobs rather than at the few namespaces.)
 fn is_wanted(connection: &Connection, digest: &Digest) -> Result<bool> {
     let wanted = connection
         .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM namespaces n JOIN objects o
+            "SELECT EXISTS (SELECT 1 FROM namespaces n CROSS JOIN objects o
                  ON o.namespace = n.name AND o.kind = 'content' AND o.key = ?1)
              OR EXISTS (SELECT 1 FROM ingests WHERE expected = ?1)",
         )?
@@ -320,7 +322,7 @@ fn is_wanted(connection: &Connection, digest: &Digest) -> Result<bool> {
 pub(crate) fn owners(connection: &Connection, digest: &str) -> Result<u64> {
     let count: i64 = connection
         .prepare_cached(
-            "SELECT count(*) FROM namespaces n JOIN objects o
+            "SELECT count(*) FROM namespaces n CROSS JOIN objects o
                  ON o.namespace = n.name AND o.kind = 'content' AND o.key = ?1",
         )?
         .query_row([digest], |row| row.get(0))?;
@@ -339,7 +341,7 @@ fn is_ingest(connection: &Connection, reference: &str) -> Result<bool> {
 fn is_shared(connection: &Connection, digest: &Digest) -> Result<bool> {
     let shared = connection
         .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM namespace_labels l JOIN objects o
+            "SELECT EXISTS (SELECT 1 FROM namespace_labels l CROSS JOIN objects o
                  ON o.namespace = l.namespace AND o.kind = 'content' AND o.key = ?1
                  WHERE l.key = ?2 AND l.value = 'true')",
         )?

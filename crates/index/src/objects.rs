@@ -171,7 +171,7 @@ pub(crate) fn all_labels(
     kind: Kind,
 ) -> Result<HashMap<i64, Labels>> {
     let mut statement = connection.prepare_cached(
-        "SELECT l.object, l.key, l.value FROM labels l JOIN objects o ON o.id = l.object
+        "SELECT l.object, l.key, l.value FROM objects o CROSS JOIN labels l ON l.object = o.id
          WHERE o.namespace = ?1 AND o.kind = ?2",
     )?;
     let mut rows = statement.query(params![namespace.as_str(), kind.as_str()])?;

@@ -4,6 +4,7 @@
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -11,6 +12,14 @@ use rusqlite::{Connection, OpenFlags};
 const LIMIT: usize = 8;
 /// How many of them look at very much (a list, the graph); more wait.
 const LONG_LIMIT: usize = 2;
+/// From what size of the log on, in bytes, long looks give it a chance to be
+/// emptied, which nobody can do as long as anybody looks at it.
+const LOG_LIMIT: u64 = 16 << 20;
+/// How long they do so at most: when nobody writes, the log does not grow
+/// either.
+const LOG_PATIENCE: Duration = Duration::from_millis(200);
+/// How often they look whether it is small.
+const LOG_LOOK: Duration = Duration::from_millis(5);
 /// How many connections are kept open; each has a cache.
 const KEPT: usize = 2;
 
@@ -50,7 +59,17 @@ impl Readers {
     /// A connection to look at very much with, which must not keep short
     /// looks waiting.
     pub(crate) fn get_long(&self) -> rusqlite::Result<Reader<'_>> {
+        let deadline = Instant::now() + LOG_PATIENCE;
+        while self.log_size() > LOG_LIMIT && Instant::now() < deadline {
+            std::thread::sleep(LOG_LOOK);
+        }
         self.lend(true)
+    }
+
+    fn log_size(&self) -> u64 {
+        let mut log = self.path.as_os_str().to_owned();
+        log.push("-wal");
+        std::fs::metadata(log).map_or(0, |log| log.len())
     }
 
     fn lend(&self, is_long: bool) -> rusqlite::Result<Reader<'_>> {

@@ -27,7 +27,7 @@ use rusqlite::Connection;
 use crate::Result;
 
 /// How long a batch goes on removing rows.
-const BATCH_TIME: Duration = Duration::from_millis(3);
+const BATCH_TIME: Duration = Duration::from_millis(5);
 /// How many rows a batch removes at most; few in tests, which look at what
 /// happens between batches.
 const BATCH_ROWS: usize = if cfg!(test) { 3 } else { 128 };
