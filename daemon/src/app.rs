@@ -20,8 +20,8 @@ use crate::error::Error;
 use crate::lock::{Claim, claim};
 use crate::mounts::Mounts;
 use crate::plugins::{self, Plugin};
-use crate::pull::Images;
 use crate::proxy::{Differs, Proxies};
+use crate::pull::Images;
 use crate::services::diff::{Diff, DiffConfig};
 use crate::services::introspection::{pidns, uuid};
 
