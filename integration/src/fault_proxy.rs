@@ -329,3 +329,61 @@ impl BlackHole {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a client gets for `GET /v2/x/blobs/sha256:0` when the registry
+    /// has a thousand bytes.
+    fn got(fault: Fault) -> (FaultProxy, io::Result<(u16, Vec<u8>)>) {
+        let registry = Server::start(|head, connection| {
+            connection.answer(200, &[("X-Host", head.get("host").unwrap_or(""))], &[7; 1000])?;
+            Ok(false)
+        });
+        let proxy = FaultProxy::start(registry.address(), move |_| fault.clone());
+        let ask = || {
+            let mut stream = TcpStream::connect(proxy.server.address())?;
+            stream.write_all(b"GET /v2/x/blobs/sha256:0 HTTP/1.1\r\nHost: here\r\n\r\n")?;
+            let mut stream = BufReader::new(stream);
+            let head = Head::read(&mut stream)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+            let mut body = Vec::new();
+            stream.take(head.length().unwrap_or(0)).read_to_end(&mut body)?;
+            Ok((head.status(), body))
+        };
+        let answer = ask();
+        (proxy, answer)
+    }
+
+    #[test]
+    fn what_passes_is_counted() {
+        let (proxy, answer) = got(Fault::None);
+        assert_eq!(answer.expect("an answer"), (200, vec![7; 1000]));
+        assert_eq!((proxy.carried(), proxy.seen().len()), (1000, 1));
+    }
+
+    #[test]
+    fn answers_are_spoilt_as_told() {
+        let (proxy, answer) = got(Fault::ResetAfter(400));
+        let kind = answer.expect_err("a reset").kind();
+        assert_eq!((kind, proxy.carried()), (io::ErrorKind::ConnectionReset, 400));
+        let (proxy, answer) = got(Fault::EndAfter(400));
+        assert_eq!((answer.expect("an end").1.len(), proxy.carried()), (400, 400));
+        let (_, answer) = got(Fault::Flip(10));
+        let (_, body) = answer.expect("an answer");
+        assert_eq!((body[9], body[10], body[11]), (7, 6, 7));
+        let (proxy, answer) = got(Fault::Answer(429, Vec::new()));
+        assert_eq!((answer.expect("an answer").0, proxy.carried()), (429, 0));
+    }
+
+    #[test]
+    fn holes_swallow_and_the_dead_refuse() {
+        let hole = BlackHole::open();
+        let address = hole.listener.local_addr().expect("it is bound");
+        let limit = Duration::from_millis(200);
+        let error = TcpStream::connect_timeout(&address, limit).expect_err("nobody answers");
+        assert!(matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock));
+        let error = TcpStream::connect(dead_host()).expect_err("nobody is there");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+}

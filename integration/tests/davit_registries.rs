@@ -103,6 +103,11 @@ fn images_come_from_registries_and_go_there() {
     let content = seat.daemon.ctr_ok(CTR, &["content", "ls", "-q"]);
     assert!(index.layers("arm64").iter().all(|digest| content.contains(digest.as_str())));
     assert!(!content.contains(&index.layers("amd64")[0]));
+    seat.ok(&["pull", "--snapshotter", "native", &one]);
+    let snapshots = ["snapshot", "--snapshotter", "native", "ls"];
+    assert_eq!(seat.daemon.ctr_ok(CTR, &snapshots).lines().count(), 5);
+    let run = [&["run", "--rm", "--snapshotter", "native", &one], CHECK].concat();
+    assert_eq!(seat.ok(&run), "whole\n");
     seat.fails(&["pull", &registry.reference("none:1")], "not found");
     seat.fails(&["push", "none:1"], "none:1");
     seat.fails(&["pull", "some/UPPER"], "some/UPPER");

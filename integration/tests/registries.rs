@@ -24,12 +24,12 @@ macro_rules! by_transfer { ($($name:ident),+ $(,)?) => {
 
 mod ctr16 {
     davit_integration::registry_scenarios!(with_ctr16);
-    with_ctr16!(push_one_platform);
+    with_ctr16!(pull_for_snapshotters, push_one_platform);
 }
 
 mod ctr21 {
     davit_integration::registry_scenarios!(with_ctr21);
-    with_ctr21!(push_one_platform);
+    with_ctr21!(pull_for_snapshotters, push_one_platform);
 }
 
 mod transfer {

@@ -95,6 +95,19 @@ pub fn pull_of_docker(seat: &Seat) -> String {
     pulled(seat, &layout::DOCKER, &["--platform", "linux/amd64"])
 }
 
+/// For a snapshotter that is not the default, and one that is not there.
+pub fn pull_for_snapshotters(seat: &Seat) -> String {
+    let registry = Registry::start();
+    let reference = Layout::of(&layout::SMALL).push(&registry, "some/image:1");
+    let mut text = String::new();
+    for name in ["native", "nonsense"] {
+        text += &tried(seat, "pull", &["--plain-http", "--snapshotter", name, &reference]);
+        text += &seat.any(&["snapshot", "--snapshotter", name, "ls"]);
+        text += &store(seat);
+    }
+    without(text, &[&registry.host()])
+}
+
 /// By digest, by two names, and once more.
 pub fn pull_again(seat: &Seat) -> String {
     let registry = Registry::start();

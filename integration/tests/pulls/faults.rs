@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use davit_integration::fault_proxy::{Asked, BlackHole, Fault, FaultProxy, dead_host, resets};
-use davit_integration::layout;
-use davit_integration::must;
 use davit_integration::registry::{Auth, Registry, Transport, USER};
 use davit_integration::scenarios::write_hosts;
+use davit_integration::{Daemon, Server, layout, must};
 
 use crate::seat::Seat;
 
@@ -46,6 +45,20 @@ fn resets_and_a_dead_mirror() {
         seat.is_whole(reference);
         seat.removes(reference);
     }
+}
+
+/// Large layers in pieces of a megabyte, several at a time.
+#[test]
+fn resets_of_parallel_ranges() {
+    let config = "[plugins.\"io.containerd.transfer.v1.local\"]\n\
+                  concurrent_layer_fetch_buffer = 1048576\n";
+    let daemon = Daemon::with_config(Server::Davit, config);
+    let seat = Seat::with(daemon, Registry::start(), &layout::LARGE, resets(20, 1 << 20, 5));
+    seat.pulls();
+    let pieces = seat.proxy.blobs().iter().filter(|seen| seen.asked.range.is_some()).count();
+    assert!(pieces > 20, "{pieces} pieces");
+    hardly_anything_twice(&seat, &[&seat.proxy]);
+    seat.is_whole(&seat.reference);
 }
 
 #[test]
@@ -181,7 +194,7 @@ fn who_never_has_time_is_given_up() {
 #[test]
 fn passwords_do_not_follow_redirects() {
     let registry = Registry::with(Transport::Plain, Auth::Basic);
-    let daemon = davit_integration::Daemon::start(davit_integration::Server::Davit);
+    let daemon = Daemon::start(Server::Davit);
     let seat = Seat::with(daemon, registry, &layout::SMALL, none);
     let open = Registry::beside(&seat.registry, Transport::Plain, Auth::None);
     let other = FaultProxy::start(open.address(), none);

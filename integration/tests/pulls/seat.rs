@@ -127,10 +127,11 @@ impl Seat {
             let others = now.others.symmetric_difference(&self.empty.others).collect::<Vec<_>>();
             assert!(
                 Instant::now() < deadline,
-                "the disk should hold {what}, and has {:#?}, {:#?}, {:#?}; different: {others:#?}",
+                "the disk should hold {what}, and has {:#?}, {:#?}, {:#?}; different: {others:#?}; {}",
                 now.blobs,
                 now.ingests,
                 now.snapshots,
+                self.daemon.ctr_ok(CTR, &["content", "active"]),
             );
             std::thread::sleep(Duration::from_millis(10));
         }
