@@ -22,6 +22,8 @@ pub(super) struct SparseRecords {
     pub major: Vec<u8>,
     pub minor: Vec<u8>,
     pub name: Vec<u8>,
+    /// How many pieces there are, in versions 0.0 and 0.1.
+    pub count: Vec<u8>,
     pub size: Vec<u8>,
     pub real_size: Vec<u8>,
     /// Offsets and lengths, separated by commas (version 0.1), or collected
@@ -114,6 +116,7 @@ impl SparseRecords {
             b"major" => self.major = value.to_vec(),
             b"minor" => self.minor = value.to_vec(),
             b"name" => self.name = value.to_vec(),
+            b"numblocks" => self.count = value.to_vec(),
             b"size" => self.size = value.to_vec(),
             b"realsize" => self.real_size = value.to_vec(),
             b"map" => self.map = value.to_vec(),

@@ -218,7 +218,7 @@ impl<R: BufRead> Reader<R> {
             let size = header::number(&block[483..495]).and_then(|n| u64::try_from(n).ok());
             entry.size = size.ok_or_else(|| invalid("invalid tar header"))?;
             entry.extents = Some(self.gnu_map(block, position)?);
-        } else if entry.kind == EntryKind::File {
+        } else {
             self.pax_map(&mut entry, &pending.records, position)?;
         }
         if let Some(extents) = &entry.extents {
@@ -252,6 +252,9 @@ impl<R: BufRead> Reader<R> {
         let invalid = |what| Error::Invalid { position, what };
         let records = &records.sparse;
         let Some(map) = sparse::of_records(records).map_err(invalid)? else { return Ok(()) };
+        if !has_data(entry.kind) {
+            return Err(invalid("a sparse map of what is no file"));
+        }
         if !records.name.is_empty() {
             entry.name.clone_from(&records.name);
         }

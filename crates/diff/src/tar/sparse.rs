@@ -22,7 +22,12 @@ pub(super) fn of_records(records: &SparseRecords) -> Result<Option<PaxMap>, &'st
         _ => return Ok(None),
     }
     let numbers = records.map.split(|&byte| byte == b',').filter(|part| !part.is_empty());
-    pairs(numbers).map(|map| Some(PaxMap::InRecords(map)))
+    let map = pairs(numbers)?;
+    let count = decimal(&records.count).and_then(|count| usize::try_from(count).ok());
+    match count == Some(map.len()) {
+        true => Ok(Some(PaxMap::InRecords(map))),
+        false => Err("sparse map is not as long as it says"),
+    }
 }
 
 fn pairs<'a>(numbers: impl Iterator<Item = &'a [u8]>) -> Result<Vec<Extent>, &'static str> {

@@ -36,7 +36,8 @@ fn names() {
         case(
             "sparse name parent",
             |_| {
-                let records: [(&str, &[u8]); 4] = [
+                let records: [(&str, &[u8]); 5] = [
+                    ("GNU.sparse.numblocks", b"0"),
                     ("GNU.sparse.major", b"0"),
                     ("GNU.sparse.minor", b"1"),
                     ("GNU.sparse.name", b"../outside/new"),

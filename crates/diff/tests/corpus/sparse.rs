@@ -43,9 +43,11 @@ fn more(pieces: &[(u64, u64)], last: bool) -> Vec<u8> {
 }
 
 fn in_records(map: &str, size: &str, data: &str) -> Vec<u8> {
-    let records: [(&str, &[u8]); 4] = [
+    let count = map.split(',').filter(|number| !number.is_empty()).count().div_ceil(2).to_string();
+    let records: [(&str, &[u8]); 5] = [
         ("GNU.sparse.major", b"0"),
         ("GNU.sparse.minor", b"1"),
+        ("GNU.sparse.numblocks", count.as_bytes()),
         ("GNU.sparse.map", map.as_bytes()),
         ("GNU.sparse.size", size.as_bytes()),
     ];
@@ -114,6 +116,11 @@ fn holes_take_no_space() {
 fn a_file_larger_than_any_is_named() {
     for way in [Way::Upper, Way::Worker] {
         let arena = Arena::new();
+        let probe = fs::File::create(arena.path("scratch/probe")).unwrap();
+        if probe.set_len(i64::MAX as u64).is_ok() {
+            // No file is too large for this file system.
+            return;
+        }
         let bytes = in_records("0,3", "9223372036854775807", "one");
         let error = arena.apply(&bytes, way, Limits::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
@@ -177,6 +184,30 @@ fn maps_that_do_not_fit() {
             "0.0 with a list inside",
             |_| archive(&[pax(&[("GNU.sparse.offset", b"1,2")]), file("x", "")]),
             Refused(&["invalid PAX records"]),
+        ),
+        case(
+            "fewer pieces than it says",
+            |_| {
+                let records: [(&str, &[u8]); 3] = [
+                    ("GNU.sparse.numblocks", b"2"),
+                    ("GNU.sparse.map", b"0,1"),
+                    ("GNU.sparse.size", b"5"),
+                ];
+                archive(&[pax(&records), file("x", "1")])
+            },
+            Refused(&["sparse map is not as long as it says"]),
+        ),
+        case(
+            "a directory",
+            |_| {
+                let records: [(&str, &[u8]); 3] = [
+                    ("GNU.sparse.numblocks", b"1"),
+                    ("GNU.sparse.map", b"0,0"),
+                    ("GNU.sparse.size", b"5"),
+                ];
+                archive(&[pax(&records), entry("d/", b'5', b"", |_| {})])
+            },
+            Refused(&["a sparse map of what is no file"]),
         ),
         case(
             "of a version that nobody knows",

@@ -123,7 +123,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         ..header(&"long/".repeat(60), EntryKind::File)
     };
     let special = |flag| header("x", EntryKind::Other(flag));
-    let sparse = b"22 GNU.sparse.major=0\n22 GNU.sparse.minor=1\n25 GNU.sparse.map=0,1,8,1\n22 GNU.sparse.size=20\n";
+    let sparse = b"26 GNU.sparse.numblocks=2\n22 GNU.sparse.major=0\n22 GNU.sparse.minor=1\n\
+        25 GNU.sparse.map=0,1,8,1\n22 GNU.sparse.size=20\n";
     let in_data = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n26 GNU.sparse.realsize=20\n";
     let mut map = b"2\n0\n1\n8\n1\n".to_vec();
     map.resize(BLOCK, 0);
