@@ -273,10 +273,53 @@ pub fn trim_heap() {
     }
 }
 
+/// Lets go of this program's code, as far as it is mapped: what is still in
+/// use comes back from the page cache by itself, at some microseconds a piece;
+/// what only a rare job has called does not. For after such a job.
+pub fn unmap_idle_code() {
+    let Ok(program) = std::fs::read_link("/proc/self/exe") else { return };
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
+    let suffix = format!(" {}", program.display());
+    for line in maps.lines().filter(|line| line.ends_with(&suffix) && line.contains(" r-xp ")) {
+        let Some((start, end)) = line.split(' ').next().and_then(|range| range.split_once('-'))
+        else {
+            continue;
+        };
+        let address = |text| usize::from_str_radix(text, 16);
+        let (Ok(start), Ok(end)) = (address(start), address(end)) else { continue };
+        // SAFETY: the range is a mapping of our own program's file that cannot
+        // be written to and never was, being position-independent: whatever is
+        // dropped is read again from the file, with the same contents, when
+        // any thread touches it. Code is not unmapped before we end.
+        unsafe {
+            libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use davit_types::{ErrorKind, Kind};
+
+    /// Kilobytes of this process's code that are mapped.
+    fn code_mapped() -> u64 {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let program = std::env::current_exe().unwrap().display().to_string();
+        let of_code = maps.split_inclusive("VmFlags").find(|map| {
+            map.lines().any(|line| line.contains(" r-xp ") && line.ends_with(&program))
+        });
+        let size = of_code.unwrap().lines().rev().find_map(|line| line.strip_prefix("Rss:"));
+        size.unwrap().trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    #[test]
+    fn code_that_was_let_go_of_still_runs() {
+        let before = code_mapped();
+        unmap_idle_code();
+        let after = code_mapped();
+        assert!(after < before, "{before} kB before, {after} kB after");
+    }
 
     #[test]
     #[expect(clippy::zombie_processes, reason = "waited for through the pidfd")]

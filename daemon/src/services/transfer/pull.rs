@@ -90,6 +90,7 @@ impl Transfer {
         };
         let result = watch.during(pull.run(root, &remote.name), progress).await;
         davit_sys::process::trim_heap();
+        davit_sys::process::unmap_idle_code();
         result.map_err(status)
     }
 

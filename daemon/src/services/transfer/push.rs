@@ -45,6 +45,7 @@ impl Transfer {
         };
         let result = watch.during(push.run(&root, &store.name), progress).await;
         davit_sys::process::trim_heap();
+        davit_sys::process::unmap_idle_code();
         result.map_err(status)?;
         progress.about("pushed content", &store.name, wire.clone()).await;
         progress.about(&format!("Completed push to {title}"), "", wire).await;
