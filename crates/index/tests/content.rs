@@ -17,13 +17,19 @@ fn request(reference: &str, expected: Option<&Digest>) -> WriterRequest {
 fn a_list_of_many_pages_is_whole() {
     let stores = stores();
     let space = ns("default");
-    let mut expected: Vec<Digest> = (0..1100)
-        .map(|number| {
-            let labels = [("even", if number % 2 == 0 { "yes" } else { "no" })];
-            let text = number.to_string();
-            stores.put(&space, text.as_bytes(), &labels, None).unwrap().digest
-        })
-        .collect();
+    let put = |number: usize| {
+        let labels = [("even", if number.is_multiple_of(2) { "yes" } else { "no" })];
+        stores.put(&space, number.to_string().as_bytes(), &labels, None).unwrap().digest
+    };
+    // Those who write at once wait for the disk together.
+    let mut expected: Vec<Digest> = std::thread::scope(|scope| {
+        let put = &put;
+        let writers = Vec::from_iter((0..22).map(|writer| {
+            let numbers = writer * 50..(writer + 1) * 50;
+            scope.spawn(move || numbers.map(put).collect::<Vec<_>>())
+        }));
+        writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect()
+    });
     let even: Vec<Digest> = expected.iter().step_by(2).cloned().collect();
     expected.sort();
     let list = |filters: &[&str]| stores.content.list(&space, &strings(filters)).unwrap();
