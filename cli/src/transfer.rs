@@ -8,6 +8,7 @@ use std::path::Path;
 use davit_client::transfer::{self, Registry, types};
 use davit_client::{Client, image::Image};
 use davit_protocols::grpc::containerd::services::images::v1 as images;
+use davit_types::platform::Matcher;
 use davit_types::{Platform, Reference};
 use serde_json::json;
 use tempfile::TempDir;
@@ -114,12 +115,27 @@ pub async fn pull(client: &Client, pull: Pull, format: Format) -> Result<u8, Err
     let result = stoppable(pulling, &mut signals).await;
     progress.end();
     result.map_err(|error| logins.explain(error))?;
+    for wanted in &pull.platform {
+        has_platform(client, &name, wanted).await?;
+    }
     // Only this machine's, when all were fetched.
     if let (true, Some(snapshotter)) = (pull.all_platforms, snapshotter) {
         let image = Image::get(client, &name).await?;
         image::unpack(client, &image, &snapshotter, &mut signals).await?;
     }
     print(client, format, &name).await
+}
+
+/// Makes sure that an image has what was asked for: the daemon, as containerd,
+/// pulls nothing but the index when it has not.
+async fn has_platform(client: &Client, name: &str, wanted: &Platform) -> Result<(), Error> {
+    let Some(there) = davit_client::image::platforms(client, name).await? else { return Ok(()) };
+    let matcher = Matcher::only(wanted);
+    if there.is_empty() || there.iter().any(|platform| matcher.matches(platform)) {
+        return Ok(());
+    }
+    let there: Vec<String> = there.iter().map(Platform::to_string).collect();
+    Err(Error::usage(format!("{name} has nothing for {wanted}, only for {}", there.join(", "))))
 }
 
 /// `davit push`.

@@ -288,6 +288,27 @@ async fn manifest(client: &Client, name: &str, target: &Digest) -> Result<Value,
     Err(Error::invalid(name, format!("indexes nested more than {DEPTH} deep")))
 }
 
+/// The platforms that the index of the image called `name` says it has;
+/// `None` when the name leads to no index. Attestations are no platform.
+///
+/// # Errors
+/// Not found when there is no image; [`Error::Invalid`] for an index that
+/// makes no sense.
+pub async fn platforms(client: &Client, name: &str) -> Result<Option<Vec<Platform>>, Error> {
+    let request = GetImageRequest { name: name.to_owned() };
+    let record = client.images().get(request).await?.into_inner().image.unwrap_or_default();
+    let target = record.target.unwrap_or_default().digest;
+    let target: Digest = target.parse().map_err(|error| Error::invalid(name, error))?;
+    let (bytes, _) = content::read(client, &target).await?;
+    let document: Value =
+        serde_json::from_slice(&bytes).map_err(|e| Error::invalid(target.as_str(), e))?;
+    let entries = document["manifests"].as_array();
+    let named = |entries: &Vec<Value>| {
+        entries.iter().filter_map(platform).filter(|platform| platform.os != "unknown").collect()
+    };
+    Ok(entries.map(named))
+}
+
 /// The platform that a manifest's configuration is for.
 async fn configured(client: &Client, name: &str, manifest: &Value) -> Result<Platform, Error> {
     let config = digest(name, &manifest["config"])?;
