@@ -109,6 +109,7 @@ fn images_come_from_registries_and_go_there() {
     let run = [&["run", "--rm", "--snapshotter", "native", &one], CHECK].concat();
     assert_eq!(seat.ok(&run), "whole\n");
     seat.fails(&["pull", &registry.reference("none:1")], "not found");
+    seat.fails(&["pull", "--platform", "linux/riscv64", &two], "platform");
     seat.fails(&["push", "none:1"], "none:1");
     seat.fails(&["pull", "some/UPPER"], "some/UPPER");
 }

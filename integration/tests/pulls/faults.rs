@@ -147,10 +147,10 @@ fn a_blob_that_is_too_short_is_refused() {
     let hex = layer.trim_start_matches("sha256:").to_owned();
     let kept = std::fs::read(seat.registry.blob(&hex)).expect("it was pushed");
     std::fs::write(seat.registry.blob(&hex), &kept[..kept.len() / 2]).expect("it is a file");
-    seat.fails("size");
+    seat.fails(&hex);
     // Longer than it says is as bad.
     std::fs::write(seat.registry.blob(&hex), [&kept[..], b"more"].concat()).expect("it is a file");
-    seat.fails("size");
+    seat.fails(&hex);
     seat.nothing_left();
     std::fs::write(seat.registry.blob(&hex), kept).expect("it is a file");
     seat.pulls();
