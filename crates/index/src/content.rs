@@ -387,3 +387,39 @@ fn forget_ingest(
     objects::delete(connection, namespace, Kind::Ingest, reference)?;
     leases::release(connection, namespace, lease, Kind::Ingest, reference)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A question about one blob that looks at all of them takes milliseconds
+    /// where there are many.
+    #[test]
+    fn questions_about_one_blob_do_not_look_at_all() {
+        const BLOBS: usize = 2000;
+        /// Steps of SQLite's machine; one blob takes several.
+        const STEPS_MAX: i32 = 1000;
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(&dir.path().join("index.db")).unwrap();
+        let space = Namespace::new("default").unwrap();
+        let digest = |number: usize| -> Digest { format!("sha256:{number:064x}").parse().unwrap() };
+        let fill = move |connection: &Connection| {
+            for number in 0..BLOBS {
+                let (now, key) = (SystemTime::now(), digest(number));
+                objects::insert(connection, &space, Kind::Content, key.as_str(), now)?;
+            }
+            Ok(space)
+        };
+        let space = index.upkeep(fill).unwrap();
+        let mut asking = Connection::open(dir.path().join("index.db")).unwrap();
+        asking.progress_handler(STEPS_MAX, Some(|| true)).unwrap();
+        let (connection, one) = (&asking, &digest(BLOBS / 2));
+        assert!(is_wanted(connection, one).unwrap());
+        assert_eq!(owners(connection, one.as_str()).unwrap(), 1);
+        assert_eq!(recorded_size(connection, one).unwrap(), None);
+        assert!(!is_shared(connection, one).unwrap());
+        assert!(find(connection, &space, one.as_str()).unwrap().is_none());
+        let all = "SELECT count(*) FROM objects WHERE updated > 0";
+        connection.query_row(all, [], |row| row.get::<_, i64>(0)).unwrap_err();
+    }
+}
