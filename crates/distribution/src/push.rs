@@ -9,11 +9,12 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use davit_types::platform::Matcher;
 use davit_types::{Descriptor, Digest, Labels, Reference};
 use futures::future::try_join_all;
 use tokio::sync::Semaphore;
 
-use crate::manifest::{Document, MAX_DOCUMENT};
+use crate::manifest::{Document, Entry, MAX_DOCUMENT};
 use crate::pull::names::{self, is_index, is_manifest};
 use crate::pull::{DEPTH_MAX, Error, Failure, Observer, Pending};
 use crate::registry::BlobSource;
@@ -70,6 +71,9 @@ pub struct Push {
     pub uploads: Option<Arc<Semaphore>>,
     /// Which tag or digest it is to have, in which repository.
     pub reference: Reference,
+    /// What of an index is sent. The index itself always is: only registries
+    /// that do not look take it without its parts.
+    pub platforms: Matcher,
 }
 
 /// What a push has met.
@@ -141,8 +145,12 @@ impl Push {
                 labels.entry(key.clone()).or_insert_with(|| value.clone());
             }
             let parents = [reference];
+            let is_wanted = |entry: &&Entry| {
+                entry.platform.as_ref().is_none_or(|platform| self.platforms.matches(platform))
+            };
             let visits = document
                 .entries()
+                .filter(is_wanted)
                 .map(|entry| self.visit(&entry.blob, &parents, labels.clone(), met, depth + 1));
             try_join_all(visits).await.map(drop)
         })

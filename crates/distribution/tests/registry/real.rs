@@ -191,6 +191,7 @@ async fn a_directory_that_is_pulled_into_is_read_by_others_and_pushed_from() {
         target: Arc::new(target.clone()),
         observer: Arc::new(Nobody),
         uploads: None,
+        platforms: davit_types::platform::Matcher::all(),
     };
     push.run(&root, "copy").await.unwrap();
     assert_eq!(target.resolve().await.unwrap(), manifest);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use davit_distribution::push::Push;
 use davit_protocols::grpc::containerd::types::transfer as types;
-use davit_types::{Descriptor, Namespace};
+use davit_types::platform::Matcher;
+use davit_types::{Descriptor, Namespace, Platform};
 use tonic::Status;
 
 use super::progress::Progress;
@@ -42,6 +43,13 @@ impl Transfer {
             observer: watch.observer(),
             uploads: self.images.uploads.clone(),
             reference: remote.reference,
+            platforms: match store.platforms.as_slice() {
+                [] => Matcher::all(),
+                given => {
+                    let given = given.iter().cloned().map(Platform::from);
+                    Matcher::any(&given.collect::<Vec<_>>())
+                }
+            },
         };
         let result = watch.during(push.run(&root, &store.name), progress).await;
         davit_sys::process::trim_heap();
