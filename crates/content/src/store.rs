@@ -26,7 +26,8 @@ pub struct LocalStore {
 
 impl LocalStore {
     /// Opens the store below `root`, which is made when it is missing.
-    /// Half-removed ingests of an earlier process are removed.
+    /// What an earlier process left of ingests that it was making or removing
+    /// is removed.
     pub fn open(root: &Path) -> Result<Self, Error> {
         for dir in [root, &root.join("blobs"), &root.join("ingest")] {
             make_dir(dir)?;
@@ -36,7 +37,9 @@ impl LocalStore {
         let verity = can_verify(root);
         let store = Self { root: root.to_owned(), locks: Locks::default(), verity };
         for path in store.ingest_dirs()? {
-            if path.extension().is_some_and(|extension| extension == "tmp") {
+            let is_removed = path.extension().is_some_and(|extension| extension == "tmp");
+            // Nobody makes or removes one at this moment.
+            if is_removed || matches!((Ingest { path: path.clone() }).status(), Ok(None)) {
                 fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
             }
         }

@@ -306,6 +306,24 @@ fn removes_what_an_abort_left_over() {
 }
 
 #[test]
+fn removes_ingests_that_were_being_made() {
+    let f = fixture();
+    drop(f.store.open_writer("whole", 0, None).unwrap());
+    let ingests = f.dir.path().join("content/ingest");
+    let files = ["ref", "startedat", "updatedat", "data"];
+    for there in 0..files.len() {
+        let half = ingests.join(format!("{there}"));
+        fs::create_dir(&half).unwrap();
+        for file in &files[..there] {
+            fs::write(half.join(file), "2026-01-01T00:00:00Z").unwrap();
+        }
+    }
+    let store = LocalStore::open(&f.dir.path().join("content")).unwrap();
+    assert_eq!(fs::read_dir(&ingests).unwrap().count(), 1);
+    store.status("whole").unwrap();
+}
+
+#[test]
 fn many_writers_of_the_same_blob() {
     let f = fixture();
     let outcomes: Vec<_> = std::thread::scope(|scope| {
