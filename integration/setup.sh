@@ -15,11 +15,11 @@ kernel=${2:?usage: setup.sh FORKY KERNEL}
 forky=$(realpath -m "$forky")
 kernel=$(realpath -m "$kernel")
 
-packages='busybox-static ca-certificates containerd cpio criu crun debootstrap docker-registry
-docker.io gzip iproute2 kmod openssl patchelf procps qemu-system-x86 runc skopeo umoci util-linux
-xz-utils zstd'
+packages='btrfs-progs busybox-static ca-certificates containerd cpio criu crun debootstrap
+docker-registry docker.io erofs-utils gzip iproute2 kmod openssl patchelf procps qemu-system-x86 runc
+skopeo umoci util-linux xz-utils zstd'
 # From Debian forky.
-peers='containerd crane crun docker-buildx docker-cli docker.io runc runsc'
+peers='containerd crane crun docker-buildx docker-cli docker.io runc runsc soci-snapshotter'
 
 missing=
 for package in $packages; do
@@ -68,7 +68,8 @@ if [ "$(cat "$forky/.complete" 2>/dev/null)" != "$peers" ]; then
         patchelf --set-interpreter "$forky/lib64/ld-linux-x86-64.so.2" \
             --set-rpath "$forky/usr/lib/x86_64-linux-gnu" "$forky/peers/${program##*/}"
     done
-    for program in containerd crane ctr containerd-shim-runc-v2 docker docker-proxy runsc; do
+    for program in containerd crane ctr containerd-shim-runc-v2 docker docker-proxy runsc \
+        soci-snapshotter-grpc; do
         ln -sf "$forky/usr/bin/$program" "$forky/peers/$program"
     done
     ln -sf "$forky/usr/sbin/dockerd" "$forky/peers/dockerd"
