@@ -34,4 +34,5 @@ mod ctr21 {
 
 mod transfer {
     davit_integration::registry_scenarios!(by_transfer);
+    by_transfer!(push_one_platform);
 }
