@@ -18,7 +18,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("davit-events", &["davit-types", "davit-sys"]),
     ("davit-diff", &["davit-types", "davit-sys"]),
     ("davit-index", &["davit-types", "davit-sys", "davit-content", "davit-snapshots"]),
-    ("davit-distribution", &["davit-types", "davit-sys", "davit-content", "davit-snapshots", "davit-diff"]),
+    (
+        "davit-distribution",
+        &["davit-types", "davit-sys", "davit-content", "davit-snapshots", "davit-diff"],
+    ),
     ("davit-runtime", &["davit-types", "davit-sys", "davit-protocols", "davit-events"]),
     ("davit-client", &["davit-types", "davit-protocols"]),
     (

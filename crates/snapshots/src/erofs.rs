@@ -8,7 +8,7 @@
 //! handed out is a plain overlay that every client can mount.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, lchown};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -16,9 +16,9 @@ use davit_sys::integrity;
 use davit_sys::mount::{mount as make_mount, unmount_all};
 use davit_types::{Labels, Mount};
 
-use crate::dirs::{Dirs, make_dir, make_dir_with_mode};
+use crate::dirs::{Dirs, make_dir};
 use crate::mkfs::Mkfs;
-use crate::overlay::{mapping_options, mount, owner_of, path_text};
+use crate::overlay::{make_layer, mapping_options, mount, owner_of, path_text};
 use crate::{Backend, Error, SnapshotId, SnapshotKind, Usage, probe, tree};
 
 /// What `statfs` says of an EROFS.
@@ -198,19 +198,7 @@ impl Backend for Erofs {
     ) -> Result<(), Error> {
         let parent = parents.first().map(|&parent| self.fs(parent));
         let owner = owner_of(labels, parent.as_deref())?;
-        self.dirs.create(id, |part| {
-            let upper = part.join("fs");
-            make_dir_with_mode(&upper, 0o755)?;
-            if kind == SnapshotKind::Active {
-                make_dir_with_mode(&part.join("work"), 0o711)?;
-            }
-            match owner {
-                Some((uid, gid)) => {
-                    lchown(&upper, Some(uid), Some(gid)).map_err(Error::io("chown", &upper))
-                }
-                None => Ok(()),
-            }
-        })
+        self.dirs.create(id, |part| make_layer(part, kind, owner))
     }
 
     /// Mounts the layers below, if need be.

@@ -85,6 +85,26 @@ impl Overlay {
     }
 }
 
+/// Fills the directory of a snapshot that is one layer of an overlay: `fs`, and
+/// `work` where it is to be written to.
+pub(crate) fn make_layer(
+    part: &Path,
+    kind: SnapshotKind,
+    owner: Option<(u32, u32)>,
+) -> Result<(), Error> {
+    let upper = part.join("fs");
+    make_dir_with_mode(&upper, 0o755)?;
+    if kind == SnapshotKind::Active {
+        make_dir_with_mode(&part.join("work"), 0o711)?;
+    }
+    match owner {
+        Some((uid, gid)) => {
+            lchown(&upper, Some(uid), Some(gid)).map_err(Error::io("chown", &upper))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Whom the root directory of a snapshot belongs to: root of the container,
 /// or else whomever the parent's directory belongs to.
 pub(crate) fn owner_of(
@@ -138,19 +158,7 @@ impl Backend for Overlay {
     ) -> Result<(), Error> {
         let parent = parents.first().map(|&parent| self.upper(parent));
         let owner = owner_of(labels, parent.as_deref())?;
-        self.dirs.create(id, |part| {
-            let upper = part.join("fs");
-            make_dir_with_mode(&upper, 0o755)?;
-            if kind == SnapshotKind::Active {
-                make_dir_with_mode(&part.join("work"), 0o711)?;
-            }
-            match owner {
-                Some((uid, gid)) => {
-                    lchown(&upper, Some(uid), Some(gid)).map_err(Error::io("chown", &upper))
-                }
-                None => Ok(()),
-            }
-        })
+        self.dirs.create(id, |part| make_layer(part, kind, owner))
     }
 
     fn mounts(
