@@ -10,7 +10,9 @@ use std::process::{Command, Stdio};
 use davit_integration::layout::{self, CHECK, Layout};
 use davit_integration::registry::{Auth, Registry, Transport, USER, docker_config};
 use davit_integration::scenarios::write_hosts;
-use davit_integration::{Client, Daemon, Server, describe, leftovers, must, peers, terminal};
+use davit_integration::{
+    Client, Daemon, Server, describe, leftovers, must, peers, terminal, wait_for,
+};
 use serde_json::{Value, json};
 
 const CTR: Client = Client::Ctr21;
@@ -308,5 +310,6 @@ fn connections_are_closed_in_the_end() {
         seat.ok(&["push", &name, &registry.reference("other:1")]);
         seat.ok(&["rmi", &name]);
     }
-    assert!(open() <= before + 5, "{:#?}", leftovers::open_files(seat.daemon.pid()));
+    // Snapshots are removed in the background.
+    wait_for("all is closed", 20, || (open() <= before + 5).then_some(()));
 }
