@@ -1,9 +1,9 @@
 //! When garbage is collected.
 //!
 //! Inherited from containerd 2 (`plugins/gc/scheduler.go`): shortly after the
-//! start, and then when enough has changed or anything has been deleted since
-//! the last time; never so often that it takes more than the configured part
-//! of the time. Also when a lease, an ingest or an image expires, which
+//! start, when enough has changed since the last time, and some seconds after
+//! anything was deleted; never so often that it takes more than the configured
+//! part of the time. Also when a lease, an ingest or an image expires, which
 //! containerd notices when somebody changes something next. Collecting is the
 //! index's work and holds nobody else up.
 
@@ -31,6 +31,9 @@ const BACK_REFERENCE: &str = "containerd.io/gc.bref.";
 const SHORTEST: Duration = Duration::from_millis(5);
 /// The pause where none is configured, as with containerd.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(1);
+/// How long a deletion waits for its collection: clients make things that
+/// nothing holds yet, and take some calls to hold them.
+const DELETION_DELAY: Duration = Duration::from_secs(10);
 /// How soon after a change it is looked at again whether it is time.
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// How long after the end of a lease it is collected: those that end
@@ -99,10 +102,10 @@ fn announce(events: &Exchange, garbage: &Garbage) {
     }
 }
 
-/// Whether what has changed is reason to collect.
+/// Whether so much has changed that it is reason to collect.
 fn is_enough(settings: &Gc, before: Changes, now: Changes) -> bool {
     let threshold = settings.mutation_threshold;
-    now.loosening > before.loosening || (threshold > 0 && now.all - before.all >= threshold)
+    threshold > 0 && now.all - before.all >= threshold
 }
 
 /// Whether so much was deleted that no pause is kept.
@@ -142,6 +145,7 @@ impl Schedule {
     /// Ready when it is time to collect.
     async fn until_time(&self, changed: &Notify, last: &Last) {
         let earliest = last.ended + last.pause(&self.settings);
+        let mut deleted = None;
         loop {
             let changes = self.index.changes();
             if is_urgent(&self.settings, last.changes, changes) {
@@ -149,6 +153,16 @@ impl Schedule {
             }
             if is_enough(&self.settings, last.changes, changes) {
                 return tokio::time::sleep_until(earliest.into()).await;
+            }
+            if changes.loosening > last.changes.loosening {
+                let delayed = *deleted.get_or_insert_with(|| Instant::now() + DELETION_DELAY);
+                if delayed <= Instant::now() {
+                    return tokio::time::sleep_until(earliest.into()).await;
+                }
+                // Until then enough may change.
+                let _ = tokio::time::timeout_at(delayed.into(), changed.notified()).await;
+                tokio::time::sleep(LOOK_PAUSE).await;
+                continue;
             }
             match self.next_expiry(last.at).await {
                 Some(wait) if wait.is_zero() => {
@@ -251,14 +265,14 @@ mod tests {
     }
 
     #[test]
-    fn one_deletion_is_enough_and_few_other_changes_are_not() {
+    fn few_changes_are_not_enough() {
         let settings = Gc { mutation_threshold: 3, ..Gc::default() };
         let before = changes(10, 4);
         for (now, enough) in [
             (changes(10, 4), false),
             (changes(12, 4), false),
             (changes(13, 4), true),
-            (changes(11, 5), true),
+            (changes(11, 5), false),
         ] {
             assert_eq!(is_enough(&settings, before, now), enough, "{now:?}");
         }

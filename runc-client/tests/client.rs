@@ -5,7 +5,6 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -18,8 +17,12 @@ fn script(script: &str) -> (Runc, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("runtime");
     let log = "while [ $# -gt 0 ]; do [ \"$1\" = --log ] && log=$2; shift; done";
-    fs::write(&path, format!("#!/bin/sh\ncd {}\n{log}\n{script}\n", dir.path().display())).unwrap();
-    fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    let text = dir.path().join("text");
+    fs::write(&text, format!("#!/bin/sh\ncd {}\n{log}\n{script}\n", dir.path().display())).unwrap();
+    // By a process of its own: what a test beside us forks meanwhile would
+    // have the program open for writing, and nobody could run it.
+    let mut install = std::process::Command::new("install");
+    assert!(install.args(["-m", "755"]).args([&text, &path]).status().unwrap().success());
     (Runc::new(path).timeout(DEADLINE), dir)
 }
 

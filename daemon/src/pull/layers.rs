@@ -187,9 +187,11 @@ impl Image<'_> {
         loop {
             let (arrival, arriving) = arrival();
             let fetch = self.layers.fetch(number, arrival);
-            match tokio::try_join!(fetch, self.fill(number, ready.take(), arriving)) {
+            let (fetched, filled) = tokio::join!(fetch, self.fill(number, ready.take(), arriving));
+            // What is wrong with a layer is said of bytes that were the right ones.
+            match fetched.and(filled) {
                 Err(error) if attempt < ATTEMPTS && error.is_damage() => attempt += 1,
-                other => return other.map(drop),
+                other => return other,
             }
         }
     }
