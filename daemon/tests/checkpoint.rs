@@ -92,7 +92,14 @@ async fn restore(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_goes_to_the_content_store_and_comes_back() {
     let home = Home::new();
-    let daemon = home.start();
+    // Nothing holds a checkpoint that somebody asked for without a lease.
+    std::fs::write(
+        home.path("config.toml"),
+        "version = 3\n[plugins.\"io.containerd.gc.v1.scheduler\"]\nstartup_delay = \"1h\"\n",
+    )
+    .unwrap();
+    let mut command = home.command();
+    let daemon = home.start_with(command.arg("--config").arg(home.path("config.toml")));
     let runc = executable(home.path("runc"), RUNC);
     let image = home.path("rootfs");
     rootfs(&image);

@@ -88,8 +88,16 @@ impl Kind for Error {
 }
 
 impl From<rusqlite::Error> for Error {
-    /// The file and the operation are filled in by [`Error::at`].
+    /// The file and the operation are filled in by [`Error::at`]. A full disk
+    /// is called what everybody else calls it.
     fn from(source: rusqlite::Error) -> Self {
+        let source = match source {
+            rusqlite::Error::SqliteFailure(code, _) if code.code == ErrorCode::DiskFull => {
+                let text = "no space left on device".to_owned();
+                rusqlite::Error::SqliteFailure(code, Some(text))
+            }
+            other => other,
+        };
         Self::Database { path: PathBuf::new(), operation: "", source }
     }
 }
