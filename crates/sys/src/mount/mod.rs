@@ -17,7 +17,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::MsFlags;
 
 pub use options::Parsed;
-pub use unmount::{unmount, unmount_all, unmount_recursive};
+pub use unmount::{Lingering, unmount, unmount_all, unmount_early, unmount_recursive};
 
 use crate::{Error, Result};
 

@@ -4,6 +4,8 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
+use davit_types::Kind as _;
+
 use super::*;
 
 fn apart(test: impl FnOnce(&Path) + Send) {
@@ -204,5 +206,35 @@ fn loop_devices_go_with_their_mounts() {
             assert!(std::time::Instant::now() < deadline, "the device is still attached");
             std::thread::yield_now();
         }
+    });
+}
+
+#[test]
+fn an_overlay_goes_at_once_and_is_let_go_of_later() {
+    apart(|root| {
+        let [lower, upper, work, target, other] =
+            dirs(root, ["lower", "upper", "work", "target", "other"]);
+        let paths = [("lowerdir", &lower), ("upperdir", &upper), ("workdir", &work)];
+        let mut options = paths.map(|(name, path)| format!("{name}={}", path.display())).to_vec();
+        // An upper directory can have one user only.
+        options.push("index=on".into());
+        let overlay = Mount {
+            kind: "overlay".into(),
+            source: "overlay".into(),
+            target: String::new(),
+            options,
+        };
+        mount(&overlay, &target).unwrap();
+        fs::create_dir(target.join("below")).unwrap();
+        mount(&make("tmpfs", Path::new("tmpfs"), &[]), &target.join("below")).unwrap();
+        let lingering = unmount_early(&target).unwrap();
+        assert_eq!(count_at(&target) + count_at(&target.join("below")), 0);
+        let refused = mount(&overlay, &other).unwrap_err();
+        assert!(refused.full_message().contains("busy"), "{}", refused.full_message());
+        drop(lingering);
+        mount(&overlay, &other).unwrap();
+        assert!(other.join("below").is_dir());
+        drop(unmount_early(&other).unwrap());
+        drop(unmount_early(&root.join("nothing")).unwrap());
     });
 }

@@ -14,10 +14,24 @@ const STACK: usize = 256 << 10;
 /// # Errors
 /// When there can be no more threads.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    run_first(|| (work(), ())).await
+}
+
+/// The same for work that leaves something behind whose end nobody needs to
+/// wait for: the second part is dropped on the thread, after the caller has
+/// the first.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_first<T: Send + 'static, L>(
+    work: impl FnOnce() -> (T, L) + Send + 'static,
+) -> io::Result<T> {
     let (sender, result) = oneshot::channel();
     std::thread::Builder::new().stack_size(STACK).spawn(move || {
+        let (first, left) = work();
         // A caller that has gone is no error.
-        let _ = sender.send(work());
+        let _ = sender.send(first);
+        drop(left);
     })?;
     result.await.map_err(|_| io::Error::other("the thread has ended without a result"))
 }

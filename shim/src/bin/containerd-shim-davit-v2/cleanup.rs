@@ -30,7 +30,7 @@ pub async fn cleanup(invocation: &Invocation, reaper: &Reaper) -> Result<Cleaned
     {
         log::warn!(container:% = invocation.id, error:%; "cannot delete the container");
     }
-    unmount_rootfs(&bundle.join("rootfs"));
+    drop(unmount_rootfs(&bundle.join("rootfs")));
     let pid = runc_client::read_pid_file(&bundle.join(PID_FILE)).unwrap_or_default();
     Ok(recorded.map_or_else(
         || Cleaned::killed(pid),

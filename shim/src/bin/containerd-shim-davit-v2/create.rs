@@ -11,6 +11,7 @@ use std::time::Duration;
 use davit_protocols::ttrpc::types;
 use davit_shim::{Failure, Reaper, Watch, task};
 use davit_sys::cgroup::{self, Cgroup};
+use davit_sys::mount::Lingering;
 use davit_types::{Any, ErrorKind, Kind, Mount};
 use runc_client::{ConsoleSocket, CreateOptions, Stdio};
 
@@ -129,19 +130,18 @@ fn mount_rootfs(mounts: &[Mount], rootfs: &Path) -> Result<(), Failure> {
 }
 
 /// Takes away every mount at or below `rootfs`; one that is in use is at
-/// least taken out of the tree.
-pub fn unmount_rootfs(rootfs: &Path) {
-    let unmounted = davit_sys::mount::unmount_recursive(rootfs, false)
-        .or_else(|_| davit_sys::mount::unmount_recursive(rootfs, true));
-    if let Err(error) = unmounted {
+/// least taken out of the tree. What is answered may take long to drop.
+pub fn unmount_rootfs(rootfs: &Path) -> Lingering {
+    davit_sys::mount::unmount_early(rootfs).unwrap_or_else(|error| {
         log::warn!(rootfs:% = rootfs.display(), error:% = error.full_message(); "cannot unmount");
-    }
+        Lingering::default()
+    })
 }
 
-/// The same on a thread of its own.
+/// The same on a thread of its own, which alone waits for the disk.
 pub async fn unmount(rootfs: PathBuf) {
     let shown = rootfs.display().to_string();
-    if let Err(error) = blocking::run(move || unmount_rootfs(&rootfs)).await {
+    if let Err(error) = blocking::run_first(move || ((), unmount_rootfs(&rootfs))).await {
         log::warn!(rootfs:% = shown, error:%; "cannot unmount");
     }
 }
