@@ -123,7 +123,12 @@ pub async fn run(
     notify::supervisor("STOPPING=1");
     drop(stopped);
     // What has not ended by then waits for something that we do not end.
-    let drained = tokio::time::timeout(DRAIN_LIMIT, serving).await;
+    let draining = async {
+        let result = serving.await;
+        app.tasks.settled().await;
+        result
+    };
+    let drained = tokio::time::timeout(DRAIN_LIMIT, draining).await;
     intake.abort();
     collecting.abort();
     sweeping.iter().for_each(tokio::task::JoinHandle::abort);

@@ -12,6 +12,7 @@ use crate::bundle::Bundle;
 use crate::errands::program_of;
 use crate::shim::{End, Shim, recorded};
 use crate::tasks::{blocking, to_the_end};
+use crate::turns::Turn;
 use crate::{Deadline, Error, Exit, Tasks, told};
 
 /// The exit status of an init that nobody can say anything about (containerd,
@@ -23,7 +24,10 @@ const GOING_PAUSE: Duration = Duration::from_millis(2);
 
 impl Tasks {
     /// Deletes a stopped task with its shim and its bundle. Goes on when the
-    /// returned future is dropped.
+    /// returned future is dropped. Answers when the shim has deleted the
+    /// container and the task is no more; that the shim goes, and the bundle
+    /// with it, only the next task of the same id waits for, and
+    /// [`Tasks::settled`].
     pub async fn delete(
         &self,
         namespace: &Namespace,
@@ -40,7 +44,7 @@ impl Tasks {
         id: &ContainerId,
         deadline: Deadline,
     ) -> Result<Exit, Error> {
-        let _turn = deadline.limit(self.turn(namespace, id)).await?;
+        let turn = deadline.limit(self.turn(namespace, id)).await?;
         let shim = self.shim(namespace, id)?;
         let answer = shim.client(deadline).delete(None).await;
         match answer {
@@ -52,24 +56,33 @@ impl Tasks {
                 Err(error.doing("failed to delete task"))
             }
             answer => {
-                self.close(&shim, answer.as_ref().ok()).await;
+                if shim.end.claim() {
+                    self.unregister(&shim);
+                    let exit = answer.as_ref().ok().cloned().unwrap_or_default();
+                    self.close(shim, exit, turn);
+                }
                 answer.map_err(|error| error.doing("failed to delete task"))
             }
         }
     }
 
-    /// Removes what is left of a task that its shim has deleted.
-    async fn close(&self, shim: &Arc<Shim>, exit: Option<&Exit>) {
-        if !shim.end.claim() {
-            return;
-        }
+    /// Removes what is left of a task that its shim has deleted, with nobody
+    /// waiting but who wants the next turn.
+    fn close(&self, shim: Arc<Shim>, exit: Exit, turn: Turn) {
+        let (tasks, closing) = (self.clone(), self.closing());
+        tokio::spawn(async move {
+            tasks.remove_rest(&shim).await;
+            shim.end.finish(exit);
+            drop((turn, closing));
+        });
+    }
+
+    async fn remove_rest(&self, shim: &Arc<Shim>) {
         if !shim.sandboxed && !self.send_away(shim).await {
             log::error!(namespace = shim.namespace.as_str(), container = shim.id.as_str();
                 "failed to shutdown shim task and the shim might be leaked");
         }
         self.remove_bundle(&shim.namespace, &shim.id, &shim.bundle).await;
-        self.unregister(shim);
-        shim.end.finish(exit.cloned().unwrap_or_default());
     }
 
     /// Asks a shim to go and waits until it has, unless it has other tasks to

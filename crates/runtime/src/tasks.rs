@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use davit_events::Exchange;
 use davit_protocols::topics;
 use davit_types::{Any, ContainerId, Envelope, ErrorKind, ExecId, Kind as _, Labels, Namespace};
+use tokio::sync::watch;
 
 use crate::bundle::make_directory;
 use crate::shim::{Shim, record_told};
@@ -28,6 +29,8 @@ struct Inner {
     events: Arc<Exchange>,
     shims: Mutex<BTreeMap<Key, Arc<Shim>>>,
     turns: Turns,
+    /// One receiver for each deleted task of which something is left.
+    closings: watch::Sender<()>,
 }
 
 impl Tasks {
@@ -36,8 +39,18 @@ impl Tasks {
     pub fn new(config: Config, events: Arc<Exchange>) -> Result<Self, Error> {
         make_directory(&config.state, PASSABLE, true)?;
         make_directory(&config.root, PASSABLE, true)?;
-        let (shims, turns) = (Mutex::default(), Turns::default());
-        Ok(Self(Arc::new(Inner { config, events, shims, turns })))
+        let (shims, turns, closings) = Default::default();
+        Ok(Self(Arc::new(Inner { config, events, shims, turns, closings })))
+    }
+
+    /// Returns when nothing is left of the tasks that were deleted.
+    pub async fn settled(&self) {
+        self.0.closings.closed().await;
+    }
+
+    /// Something is left of a deleted task, until it is dropped.
+    pub(crate) fn closing(&self) -> watch::Receiver<()> {
+        self.0.closings.subscribe()
     }
 
     /// Looks at an event that a shim has published, before it is passed on.
