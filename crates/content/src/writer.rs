@@ -14,6 +14,10 @@ use crate::hash::Hasher;
 use crate::ingest::{Ingest, make_dir, sync_dir};
 use crate::{BlobInfo, Error, IngestStatus, timestamp};
 
+/// After how many bytes the kernel is asked to bring them to the disk: a blob
+/// is synced before it gets its name, and so most of that is done by then.
+const WRITEBACK: u64 = 8 << 20;
+
 /// Who writes to what, and since when.
 pub(crate) type Locks = Arc<Mutex<HashMap<String, SystemTime>>>;
 
@@ -65,6 +69,8 @@ pub struct Writer {
     file: File,
     hasher: Hasher,
     status: IngestStatus,
+    /// Bytes that are on their way to the disk.
+    handed_over: u64,
     committed: bool,
     // Last, so that the lock outlives what it protects.
     _lock: Lock,
@@ -89,7 +95,8 @@ impl Writer {
         let mut hasher = Hasher::new(algorithm);
         let offset = hash_file(&mut file, &mut hasher).map_err(Error::io("read", &data))?;
         let status = IngestStatus { offset, ..status };
-        Ok(Self { ingest, blobs, file, hasher, status, committed: false, _lock: lock })
+        let handed_over = offset;
+        Ok(Self { ingest, blobs, file, hasher, status, handed_over, committed: false, _lock: lock })
     }
 
     /// The ingest's name.
@@ -132,7 +139,19 @@ impl Writer {
         self.hasher.update(data);
         self.status.offset += data.len() as u64;
         self.status.updated_at = SystemTime::now();
+        self.hand_over();
         Ok(())
+    }
+
+    /// Has the kernel begin with what has gathered.
+    fn hand_over(&mut self) {
+        let gathered = self.status.offset - self.handed_over;
+        if gathered < WRITEBACK {
+            return;
+        }
+        // It is the sync that counts, and that may fail.
+        let _ = davit_sys::integrity::begin_writeback(&self.file, self.handed_over, gathered);
+        self.handed_over = self.status.offset;
     }
 
     /// Empties the ingest. As with containerd, `size` can only be 0.
@@ -143,6 +162,7 @@ impl Writer {
         self.cut(0).map_err(Error::io("truncate", &self.ingest.data()))?;
         self.hasher = Hasher::new(self.hasher.algorithm());
         self.status.offset = 0;
+        self.handed_over = 0;
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! What keeps a file as it is: fs-verity (`linux/fsverity.h`), by which the
-//! kernel refuses to read damaged bytes, and the immutable flag.
+//! kernel refuses to read damaged bytes, the immutable flag, and an early
+//! beginning of the way to the disk.
 
 use std::fs::File;
 use std::io;
@@ -103,6 +104,22 @@ pub fn set_immutable(file: &File, immutable: bool) -> io::Result<()> {
 
 fn checked(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has the kernel begin to write a part of a file to the disk, without waiting
+/// for it (`sync_file_range`). A file that is to be synced anyway is synced
+/// sooner then; it is no sync itself, and that it cannot be done is nothing to
+/// worry about. `offset` and `length` are bytes.
+///
+/// # Errors
+/// The system's; also where the file system is not on a disk.
+pub fn begin_writeback(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    let signed = |bytes: u64| i64::try_from(bytes).map_err(io::Error::other);
+    let (offset, length) = (signed(offset)?, signed(length)?);
+    let fd = file.as_raw_fd();
+    // SAFETY: the descriptor is open, and no memory of ours is involved.
+    let result = unsafe { libc::sync_file_range(fd, offset, length, libc::SYNC_FILE_RANGE_WRITE) };
+    nix::errno::Errno::result(result).map(drop).map_err(io::Error::from)
 }
 
 #[cfg(test)]
