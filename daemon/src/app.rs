@@ -89,7 +89,8 @@ impl App {
         let events = Arc::new(Exchange::new(davit_protocols::event_field));
         let index = Index::open(&plugins::index_path(&config));
         let index = Arc::new(index.map_err(Error::part("open the index"))?);
-        let content = Arc::new(content(&config, &index)?);
+        let proxies = Proxies::new(&config, &index).map_err(Error::part("set proxies up"))?;
+        let content = Arc::new(content(&config, &index, &proxies)?);
         let Backends { opened, failures, capabilities } = backends(&config);
         let snapshotters: BTreeMap<String, Arc<Snapshotter>> = opened
             .into_iter()
@@ -104,7 +105,6 @@ impl App {
             snapshotters.values().cloned().collect(),
         ));
         let diff = diff(&config, &content, &events)?;
-        let proxies = Proxies::new(&config, &index).map_err(Error::part("set proxies up"))?;
         let differs = Differs::new(&config.plugins.diff.default, &diff, &proxies);
         let differs = differs.map_err(Error::Input)?;
         let images = Images::new(
@@ -154,14 +154,19 @@ fn registry_settings(config: &Config) -> Settings {
     Settings { ranges, ..Settings::default() }
 }
 
-fn content(config: &Config, index: &Arc<Index>) -> Result<ContentStore, Error> {
-    let local = LocalStore::open(&plugins::content_root(config))
-        .map_err(Error::part("open the content store"))?;
+fn content(config: &Config, index: &Arc<Index>, proxies: &Proxies) -> Result<ContentStore, Error> {
+    let backend: Arc<dyn davit_content::Backend> = match &proxies.content {
+        Some(proxied) => Arc::new(proxied.clone()),
+        None => {
+            let local = LocalStore::open(&plugins::content_root(config));
+            Arc::new(local.map_err(Error::part("open the content store"))?)
+        }
+    };
     let sharing = match config.plugins.bolt.content_sharing_policy.as_str() {
         "isolated" => Sharing::Isolated,
         _ => Sharing::Shared,
     };
-    Ok(ContentStore::new(Arc::clone(index), Arc::new(local), sharing))
+    Ok(ContentStore::new(Arc::clone(index), backend, sharing))
 }
 
 /// Workers mount over a directory that nobody else looks into.

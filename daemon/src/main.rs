@@ -8,7 +8,7 @@ use davit_daemon::args::{Args, Command, ConfigCommand, version};
 use davit_daemon::config::{Config, DEFAULT_PATH, migrate};
 use davit_daemon::error::Error;
 use davit_daemon::services::version::{REVISION, VERSION};
-use davit_daemon::{logging, oci_hook, publish, server};
+use davit_daemon::{logging, oci_hook, proxy, publish, server};
 use davit_diff::worker;
 use davit_types::Kind;
 use tokio::signal::unix::{SignalKind, signal};
@@ -97,9 +97,11 @@ fn daemon(args: &Args, started: Instant) -> Result<(), Error> {
     {
         log::warn!(error:%; "cannot set the OOM score");
     }
+    // Those that wait for another process's content are not there for others.
+    let waiting = config.proxied_content().next().map_or(0, |_| proxy::THREADS_MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
-        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .max_blocking_threads(BLOCKING_THREADS_MAX + waiting)
         .thread_keep_alive(BLOCKING_THREAD_IDLE)
         .thread_name("davitd")
         .enable_all()

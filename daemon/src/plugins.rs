@@ -133,7 +133,7 @@ pub fn list(
 /// A plugin that runs elsewhere; what it is said to be is all that is known of
 /// it before it is called.
 fn proxied(name: &str, proxy: &ProxyPlugin) -> Option<Plugin> {
-    let kind = [SNAPSHOT, DIFF].into_iter().find(|kind| *kind == proxy.plugin_type())?;
+    let kind = [CONTENT, SNAPSHOT, DIFF].into_iter().find(|kind| *kind == proxy.plugin_type())?;
     let platform = match proxy.platform.as_str() {
         "" => Some(Platform::host()),
         // One that cannot be read was refused with the configuration.

@@ -194,6 +194,29 @@ fn parts_in_other_programs_must_be_possible() {
 }
 
 #[test]
+fn there_is_one_content_store() {
+    let proxy =
+        |name: &str| format!("[proxy_plugins.{name}]\ntype = \"content\"\naddress = \"/{name}\"\n");
+    let complete = |disabled: &str, proxies: &str| {
+        let (mut config, warnings) =
+            load(&format!("version = 3\ndisabled_plugins = [{disabled}]\n{proxies}"));
+        assert_eq!(warnings, Vec::<String>::new());
+        config.complete().map_err(|error| error.to_string())
+    };
+    let own = "\"io.containerd.content.v1.content\"";
+    assert_eq!(complete("", ""), Ok(()));
+    assert_eq!(complete(own, &proxy("a")), Ok(()));
+    assert_eq!(complete("\"io.containerd.content.v1.a\"", &proxy("a")), Ok(()));
+    let none = complete(own, "").unwrap_err();
+    assert!(none.contains("there is no content store"), "{none}");
+    let two = complete("", &proxy("a")).unwrap_err();
+    let names = "io.containerd.content.v1.content and io.containerd.content.v1.a are enabled";
+    assert!(two.contains(names), "{two}");
+    let two = complete(own, &(proxy("a") + &proxy("b"))).unwrap_err();
+    assert!(two.contains("content.v1.a and io.containerd.content.v1.b"), "{two}");
+}
+
+#[test]
 fn what_is_wrong_is_refused_with_its_line() {
     for (text, expected) in [
         ("version = 5", "1:11: version: 5 is not between 0 and 4"),

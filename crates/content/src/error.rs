@@ -59,6 +59,22 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// A store in another process does not answer.
+    #[error("{message}")]
+    Away {
+        /// What kind of failure.
+        kind: ErrorKind,
+        /// In words.
+        message: String,
+    },
+    /// A store in another process said no.
+    #[error("{message}")]
+    Elsewhere {
+        /// What kind of failure.
+        kind: ErrorKind,
+        /// In words.
+        message: String,
+    },
     /// The file system said no.
     #[error("{operation} {}", path.display())]
     Io {
@@ -92,6 +108,7 @@ impl Kind for Error {
             }
             Self::UnsupportedTruncate => ErrorKind::Unknown,
             Self::Damaged { .. } => ErrorKind::DataLoss,
+            Self::Away { kind, .. } | Self::Elsewhere { kind, .. } => *kind,
             Self::Io { source, .. } => ErrorKind::of_io(source),
         }
     }

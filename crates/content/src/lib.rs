@@ -2,12 +2,14 @@
 //! becoming blobs, in containerd's layout on disk.
 //!
 //! A store knows no namespaces and no labels; `davit-index` adds both.
-//! Everything here blocks; a caller in async code crosses over once.
+//! Everything here blocks; a caller in async code crosses over once. A store
+//! in another process is a [`Backend`], too.
 
 use std::time::SystemTime;
 
 use davit_types::Digest;
 
+mod backend;
 mod error;
 mod hash;
 mod ingest;
@@ -16,6 +18,7 @@ mod store;
 mod timestamp;
 mod writer;
 
+pub use backend::{Backend, BackendWriter, Blob};
 pub use error::Error;
 pub use hash::{Hasher, digest};
 pub use reader::Reader;

@@ -208,7 +208,7 @@ impl pull::Store for Layout {
 
     fn open(&self, digest: &Digest) -> Result<File, Failure> {
         let reader = self.0.content.reader(digest).map_err(|error| Failure::of(&error))?;
-        Ok(reader.into_file())
+        reader.into_file().map_err(|error| Failure::io(&format!("read {digest}"), &error))
     }
 
     /// A layout keeps none.
@@ -274,8 +274,8 @@ impl pull::Ingest for Ingest {
         self.writer.write(bytes).map_err(|error| Failure::of(&error))
     }
 
-    fn file(&self) -> Result<File, Failure> {
-        self.writer.file().map_err(|error| Failure::of(&error))
+    fn file(&self) -> Result<Option<File>, Failure> {
+        self.writer.file().map(Some).map_err(|error| Failure::of(&error))
     }
 
     fn commit(self: Box<Self>, size: u64, digest: &Digest) -> Result<(), Failure> {

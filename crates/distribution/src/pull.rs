@@ -30,7 +30,7 @@ pub(crate) use fetch::blocking;
 pub use arrival::{Arrival, Arriving, arrival};
 pub use fetch::Shared;
 pub use observer::{Nobody, Observer};
-pub use store::{Failure, Ingest, Store};
+pub use store::{Failure, Ingest, Store, too_large};
 pub use turns::{Turn, Turns};
 
 /// How deep indexes may be nested.

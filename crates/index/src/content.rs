@@ -6,10 +6,11 @@
 //! did; what a crash leaves between the two, collection finds.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use davit_content::{IngestStatus, LocalStore, Reader};
-use davit_types::{Digest, Kind as _, Labels, Namespace};
+use davit_content::{Backend, IngestStatus, Reader};
+use davit_types::{Digest, ErrorKind, Kind as _, Labels, Namespace};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::adaptors::{Ingest, walk_filters};
@@ -69,15 +70,18 @@ pub struct WriterRequest {
 #[derive(Debug)]
 pub struct ContentStore {
     index: Arc<Index>,
-    local: Arc<LocalStore>,
+    backend: Arc<dyn Backend>,
     sharing: Sharing,
     pending: Pending,
+    /// Something could not be removed, because the store was away.
+    remains: AtomicBool,
 }
 
 impl ContentStore {
-    /// The view that `index` gives of `local`.
-    pub fn new(index: Arc<Index>, local: Arc<LocalStore>, sharing: Sharing) -> Self {
-        Self { index, local, sharing, pending: Pending::default() }
+    /// The view that `index` gives of `backend`.
+    pub fn new(index: Arc<Index>, backend: Arc<dyn Backend>, sharing: Sharing) -> Self {
+        let (pending, remains) = (Pending::default(), AtomicBool::new(false));
+        Self { index, backend, sharing, pending, remains }
     }
 
     /// What is known of a blob.
@@ -142,7 +146,7 @@ impl ContentStore {
     /// Opens a blob for reading.
     pub fn reader(&self, namespace: &Namespace, digest: &Digest) -> Result<Reader> {
         let info = self.info(namespace, digest)?;
-        Ok(self.local.whole_reader(digest, info.size)?)
+        Ok(self.backend.whole_reader(digest, info.size)?)
     }
 
     /// Whether the namespace has a blob, and the store all of it.
@@ -155,7 +159,7 @@ impl ContentStore {
         let row = self.index.look(|connection| {
             find_ingest(connection, namespace, reference)?.ok_or_else(|| no_ingest(reference))
         })?;
-        let status = self.local.status(&row.reference)?;
+        let status = self.backend.status(&row.reference)?;
         Ok(IngestStatus { reference: reference.to_owned(), ..status })
     }
 
@@ -177,9 +181,9 @@ impl ContentStore {
         })?;
         let mut found = Vec::new();
         for (reference, stored) in ingests {
-            let status = match self.local.status(&stored) {
+            let status = match self.backend.status(&stored) {
                 Ok(status) => IngestStatus { reference, ..status },
-                Err(error) if error.kind() == davit_types::ErrorKind::NotFound => continue,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(error.into()),
             };
             if filters.matches(&Ingest(&status)) {
@@ -212,24 +216,49 @@ impl ContentStore {
 
     /// Removes the bytes of an ingest whose row has gone.
     pub(crate) fn remove_ingest(&self, stored_reference: &str) -> Result<()> {
-        match self.local.abort(stored_reference) {
-            Err(error) if error.kind() == davit_types::ErrorKind::NotFound => Ok(()),
-            other => Ok(other?),
+        match self.backend.abort(stored_reference) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => Ok(other.inspect_err(|error| self.note_remains(error))?),
+        }
+    }
+
+    /// A store that is away will be back, and has to be tidied up then.
+    fn note_remains(&self, error: &davit_content::Error) {
+        if is_away(error.kind()) {
+            self.remains.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Removes what could not be removed before, because the store was away.
+    pub(crate) fn cleanup_remains(&self) -> Result<()> {
+        match self.remains.swap(false, Ordering::Relaxed) {
+            true => self.cleanup().inspect_err(|_| self.remains.store(true, Ordering::Relaxed)),
+            false => Ok(()),
         }
     }
 
     /// Removes the bytes that a crash has left without a row: blobs that no
     /// namespace has, and ingests that nobody knows. Looks at the whole
-    /// store. Goes on after a failure and reports the first.
+    /// store. Goes on after a failure, unless nobody answers, and reports the
+    /// first.
     pub fn cleanup(&self) -> Result<()> {
-        let blobs =
-            self.local.walk()?.into_iter().map(|blob| self.remove_bytes(&blob.digest).map(|_| ()));
-        let ingests = self.local.list_statuses()?.into_iter().map(|status| {
+        let blobs = self.backend.walk().inspect_err(|error| self.note_remains(error))?;
+        let blobs = blobs.into_iter().map(|blob| self.remove_bytes(&blob.digest).map(|_| ()));
+        let ingests = self.backend.list_statuses().inspect_err(|error| self.note_remains(error))?;
+        let ingests = ingests.into_iter().map(|status| {
             let known = self.index.look(|connection| is_ingest(connection, &status.reference))?;
             if known { Ok(()) } else { self.remove_ingest(&status.reference) }
         });
-        let failures: Vec<Error> = blobs.chain(ingests).filter_map(Result::err).collect();
-        failures.into_iter().next().map_or(Ok(()), Err)
+        let mut first = Ok(());
+        for failure in blobs.chain(ingests).filter_map(Result::err) {
+            let away = is_away(failure.kind());
+            first = first.and(Err(failure));
+            if away {
+                self.remains.store(true, Ordering::Relaxed);
+                break;
+            }
+        }
+        first
     }
 
     /// Removes the bytes of a blob that no namespace has, and nobody is about
@@ -240,9 +269,13 @@ impl ContentStore {
             if wanted {
                 return Ok(false);
             }
-            match self.local.delete(digest) {
-                Err(error) if error.kind() == davit_types::ErrorKind::NotFound => Ok(true),
-                other => other.map(|()| true).map_err(Error::from),
+            match self.backend.delete(digest) {
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+                Err(error) => {
+                    self.note_remains(&error);
+                    Err(error.into())
+                }
+                Ok(()) => Ok(true),
             }
         };
         self.pending.unless_busy(digest, remove).unwrap_or(Ok(false))
@@ -250,8 +283,13 @@ impl ContentStore {
 
     /// How many bytes of an ingest are on disk.
     pub(crate) fn ingest_size(&self, stored_reference: &str) -> u64 {
-        self.local.status(stored_reference).map_or(0, |status| status.offset)
+        self.backend.status(stored_reference).map_or(0, |status| status.offset)
     }
+}
+
+/// Whether a store in another process did not answer.
+fn is_away(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Unavailable | ErrorKind::DeadlineExceeded)
 }
 
 fn missing(digest: &Digest) -> Error {

@@ -158,6 +158,9 @@ impl Collector {
                 tell(victim.garbage(size));
             }
         }
+        if let Err(error) = self.content.cleanup_remains() {
+            log::warn!(error:%; "leftovers of the content store stay");
+        }
         self.index.keep_room();
         turn.done();
         Ok(())

@@ -93,7 +93,7 @@ fn apply_sections(
                 let reason = "the daemon has one of that name itself";
                 return Err(section.invalid(&name, reason));
             }
-            if matches!(plugin.kind.as_str(), "content" | "sandbox") {
+            if plugin.kind == "sandbox" {
                 warnings.push(format!("{place}: {full} is understood and not used yet"));
             }
             config.proxy_plugins.insert(name, plugin);

@@ -164,6 +164,9 @@ const PROXY_TYPES: [(&str, &str); 4] = [
     ("sandbox", "io.containerd.sandbox.controller.v1"),
 ];
 
+/// Our own content store.
+const CONTENT_STORE: &str = "io.containerd.content.v1.content";
+
 /// A program that converts a layer while it is unpacked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct StreamProcessor {
@@ -273,7 +276,33 @@ impl Config {
             return Err(ConfigError::Invalid("the two sockets must have different paths".into()));
         }
         self.plugins.complete(&self.root);
-        self.check_differs()
+        self.check_differs()?;
+        self.check_content()
+    }
+
+    /// The content stores in other processes that are not disabled.
+    pub fn proxied_content(&self) -> impl Iterator<Item = String> {
+        let proxies = self.proxy_plugins.iter().filter(|(_, proxy)| proxy.kind == "content");
+        let names = proxies.map(|(name, proxy)| format!("{}.{name}", proxy.plugin_type()));
+        names.filter(move |name| self.enabled(name))
+    }
+
+    /// As with containerd, whose index takes the only one that there is.
+    fn check_content(&self) -> Result<(), ConfigError> {
+        let own = Some(CONTENT_STORE.to_owned()).filter(|own| self.enabled(own));
+        let stores: Vec<String> = own.into_iter().chain(self.proxied_content()).collect();
+        match stores.len() {
+            0 => Err(ConfigError::Invalid(format!(
+                "disabled_plugins: without {CONTENT_STORE} there is no content store; \
+                 proxy_plugins can name another"
+            ))),
+            1 => Ok(()),
+            _ => Err(ConfigError::Invalid(format!(
+                "there can be one content store alone: {} are enabled; disabled_plugins turns \
+                 those off that are not to be used",
+                stores.join(" and ")
+            ))),
+        }
     }
 
     fn check_differs(&self) -> Result<(), ConfigError> {

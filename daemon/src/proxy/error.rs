@@ -1,5 +1,7 @@
 //! What goes wrong with a part that runs elsewhere.
 
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use davit_protocols::error::RemoteError;
@@ -38,6 +40,15 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A directory that is needed here.
+    #[error("prepare {}", path.display())]
+    Scratch {
+        /// Which.
+        path: PathBuf,
+        /// Why it could not be.
+        #[source]
+        source: io::Error,
+    },
     /// The other process contradicts itself.
     #[error("unexpected error from snapshotter: {0}: unknown")]
     Unexpected(RemoteError),
@@ -64,6 +75,7 @@ impl Kind for Error {
             Self::Away { .. } => ErrorKind::Unavailable,
             Self::Stuck { .. } => ErrorKind::DeadlineExceeded,
             Self::Address { .. } => ErrorKind::InvalidArgument,
+            Self::Scratch { source, .. } => ErrorKind::of_io(source),
             Self::Unexpected(_) => ErrorKind::Unknown,
             Self::Inside => ErrorKind::Internal,
         }

@@ -66,14 +66,23 @@ impl Link {
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let whole = async {
-            let _turn = self.calls.acquire().await.map_err(|_| Error::Inside)?;
+        self.within(limit, async {
+            let _turn = self.calls.acquire().await.map_err(|_| ended())?;
             // Made here, because it needs the runtime.
             let channel = self.channel.get_or_init(|| self.endpoint.connect_lazy()).clone();
-            call(channel).await.map_err(|status| self.failure(status))
-        };
-        match tokio::time::timeout(limit, whole).await {
-            Ok(result) => result,
+            call(channel).await
+        })
+        .await
+    }
+
+    /// Goes on with a call that was made before, for `limit`.
+    pub(super) async fn within<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(limit, work).await {
+            Ok(result) => result.map_err(|status| self.failure(status)),
             Err(_) => Err(Error::Stuck { who: self.who(), limit }),
         }
     }
@@ -91,9 +100,15 @@ impl Link {
         Error::Away { who: self.who(), reason: source.to_string() }
     }
 
-    fn who(&self) -> String {
+    /// What it is, what it is called, and where.
+    pub(super) fn who(&self) -> String {
         describe(self.what, &self.name, &self.address)
     }
+}
+
+/// Turns are never ended.
+fn ended() -> Status {
+    Status::internal("the daemon ends: internal")
 }
 
 fn describe(what: &str, name: &str, address: &str) -> String {

@@ -1,15 +1,18 @@
 //! Parts that run in other processes and speak containerd's own gRPC services
 //! on sockets of theirs (`[proxy_plugins.NAME]`; containerd, `cmd/containerd/
-//! server` and the packages `proxy` of `core/snapshots` and `core/diff`).
+//! server` and the packages `proxy` of `core/snapshots`, `core/diff` and
+//! `core/content`).
 //!
 //! Such a process may be away, slow or stuck. Nothing here waits for one when
 //! the daemon starts, every call has a limit, so many calls may be under way
-//! on each and no more, and none of them holds a thread.
+//! on each and no more, and none of them holds a thread, but those of a
+//! content store, for which there are more threads.
 //!
 //! This is in the daemon because it joins the index to a client of the API;
 //! nobody below may know both.
 
 mod claims;
+mod content;
 mod differ;
 mod error;
 mod link;
@@ -23,6 +26,7 @@ use std::sync::Arc;
 use davit_index::{Index, RemoteSnapshots};
 
 use crate::config::{Config, ProxyPlugin};
+pub use content::{Content, THREADS_MAX};
 pub use differ::{Differ, Differs};
 pub use error::Error;
 use link::Link;
@@ -35,6 +39,8 @@ pub struct Proxies {
     pub snapshotters: BTreeMap<String, Arc<Snapshotter>>,
     /// Differs.
     pub differs: BTreeMap<String, Arc<Differ>>,
+    /// The content store, when it is not our own.
+    pub content: Option<Content>,
 }
 
 impl Proxies {
@@ -58,6 +64,11 @@ impl Proxies {
                 "diff" => {
                     let differ = Arc::new(Differ::new(link("differ", name, plugin)?));
                     proxies.differs.insert(name.clone(), differ);
+                }
+                // There is no other one, or the configuration was refused.
+                "content" => {
+                    let scratch = config.root.join("io.containerd.content.v1.proxy");
+                    proxies.content = Some(Content::new(name, plugin, scratch)?);
                 }
                 // The configuration has warned of those.
                 _ => {}

@@ -1,9 +1,10 @@
 //! A namespace's content, as pulls and pushes see it.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::sync::Arc;
 
+use davit_content::Reader;
 use davit_distribution::pull::{self, Failure};
 use davit_distribution::push;
 use davit_distribution::registry::BlobSource;
@@ -47,6 +48,9 @@ impl pull::Store for Contents {
         };
         match self.content.writer(&self.namespace, request, self.lease.as_ref()) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
+            Err(error @ Error::Content(davit_content::Error::Away { .. })) => {
+                Err(Failure::of(&error).lasting())
+            }
             Err(error) => Err(Failure::of(&error)),
             Ok(mut writer) => {
                 // Left by somebody who did not know when to stop.
@@ -61,8 +65,20 @@ impl pull::Store for Contents {
     }
 
     fn open(&self, digest: &Digest) -> Result<File, Failure> {
-        let reader = self.content.reader(&self.namespace, digest);
-        Ok(reader.map_err(|error| Failure::of(&error))?.into_file())
+        let file = self.reader(digest)?.into_file();
+        file.map_err(|error| Failure::io(&format!("read {digest}"), &error))
+    }
+
+    fn document(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, Failure> {
+        let reader = self.reader(digest)?;
+        if reader.size() > limit {
+            return Err(pull::too_large(digest, limit));
+        }
+        let failed = |error| Failure::io(&format!("read {digest}"), &error);
+        let mut bytes = Vec::new();
+        let mut rest = reader.into_read(0).map_err(failed)?;
+        rest.read_to_end(&mut bytes).map_err(failed)?;
+        Ok(bytes)
     }
 
     fn labels(&self, digest: &Digest) -> Result<Labels, Failure> {
@@ -95,7 +111,7 @@ impl pull::Ingest for Ingest {
         })
     }
 
-    fn file(&self) -> Result<File, Failure> {
+    fn file(&self) -> Result<Option<File>, Failure> {
         let writer = self.writer.as_ref().ok_or_else(given_up)?;
         writer.file().map_err(|error| Failure::of(&error))
     }
@@ -132,6 +148,10 @@ fn given_up() -> Failure {
 }
 
 impl Contents {
+    fn reader(&self, digest: &Digest) -> Result<Reader, Failure> {
+        self.content.reader(&self.namespace, digest).map_err(|error| Failure::of(&error))
+    }
+
     fn throw_away(&self, reference: &str) {
         let aborted = self.content.abort(&self.namespace, reference, self.lease.as_ref());
         if let Err(error) = aborted
@@ -158,7 +178,7 @@ impl push::Source for Contents {
     fn blob(&self, blob: &Descriptor) -> Result<Arc<dyn BlobSource>, Failure> {
         let place = self.clone();
         // Found missing here and not in the middle of a request.
-        pull::Store::open(&place, &blob.digest)?;
+        place.reader(&blob.digest)?;
         Ok(Arc::new(Blob { place, digest: blob.digest.clone() }))
     }
 }
@@ -171,9 +191,6 @@ struct Blob {
 
 impl BlobSource for Blob {
     fn open(&self, offset: u64) -> io::Result<Box<dyn Read + Send>> {
-        let failed = |failure: Failure| io::Error::other(failure);
-        let mut file = pull::Store::open(&self.place, &self.digest).map_err(failed)?;
-        file.seek(SeekFrom::Start(offset))?;
-        Ok(Box::new(file))
+        self.place.reader(&self.digest).map_err(io::Error::other)?.into_read(offset)
     }
 }

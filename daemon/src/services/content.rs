@@ -275,7 +275,7 @@ async fn send(
                 position += data.len() as u64;
                 Ok(wire::ReadContentResponse { offset, data: data.into() })
             }
-            Ok(Err(error)) => Err(Status::unknown(error.to_string())),
+            Ok(Err(error)) => Err(unread(&error)),
             Err(error) => Err(Status::internal(error.to_string())),
         };
         let failed = message.is_err();
@@ -283,6 +283,14 @@ async fn send(
             return;
         }
     }
+}
+
+/// What another process says of why it does not read is said as it says it.
+fn unread(error: &std::io::Error) -> Status {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<davit_content::Error>());
+    let Some(inner) = inner else { return Status::unknown(error.to_string()) };
+    let code = davit_protocols::error::grpc_code(davit_types::Kind::kind(inner));
+    Status::new(code, inner.to_string())
 }
 
 /// An ingest's status that could not be had.

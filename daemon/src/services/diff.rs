@@ -230,8 +230,8 @@ impl Diff {
         let reader = self.content.reader(namespace, &digest);
         let reader = reader.map_err(content("failed to get reader from content store"))?;
         let payloads = payloads.iter().map(|(id, any)| (id.clone(), any.encode_to_vec())).collect();
-        let source =
-            self.processors.open(&layer.media_type, reader.into_file().into(), &payloads)?;
+        let file = reader.into_file().map_err(broken("failed to read from content store"))?;
+        let source = self.processors.open(&layer.media_type, file.into(), &payloads)?;
         let apply = self.apply_to(mounts.into_iter().map(Mount::from).collect(), source);
         Ok(Apply { sync: sync_fs || self.sync, ..apply })
     }

@@ -51,6 +51,11 @@ impl Arrival {
         self.0.send_modify(|state| state.offset = offset);
     }
 
+    /// Whether somebody is there to read it, and has no file to read it from.
+    pub fn is_awaited(&self) -> bool {
+        !self.0.is_closed() && self.0.borrow().file.is_none()
+    }
+
     /// It is there, checked.
     pub fn finish(self) {
         self.0.send_modify(|state| state.whole = true);

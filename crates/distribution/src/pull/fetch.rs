@@ -84,8 +84,14 @@ impl Fetcher {
             return self.found(blob, arrival).await;
         };
         let resumed = ingest.offset();
-        let file = ingest.file()?;
-        arrival.begin(file, resumed);
+        let (ingest, file) = blocking(move || {
+            let file = ingest.file()?;
+            Ok((ingest, file))
+        })
+        .await?;
+        if let Some(file) = file {
+            arrival.begin(file, resumed);
+        }
         let mut sources = Vec::new();
         let ingest = if resumed == blob.size {
             ingest
@@ -106,7 +112,7 @@ impl Fetcher {
             }
             return Err(error);
         }
-        arrival.finish();
+        self.finish(blob, arrival).await?;
         match resumed == blob.size {
             true => self.observer.exists(blob),
             false => self.observer.complete(blob),
@@ -115,11 +121,20 @@ impl Fetcher {
     }
 
     async fn found(&self, blob: &Descriptor, arrival: Arrival) -> Result<(), Error> {
-        let (store, digest) = (Arc::clone(&self.store), blob.digest.clone());
-        let file = blocking(move || store.open(&digest)).await?;
-        arrival.begin(file, blob.size);
-        arrival.finish();
+        self.finish(blob, arrival).await?;
         self.observer.exists(blob);
+        Ok(())
+    }
+
+    /// Says that a blob is there. Who could not read it while it came gets it
+    /// now.
+    async fn finish(&self, blob: &Descriptor, arrival: Arrival) -> Result<(), Error> {
+        if arrival.is_awaited() {
+            let (store, digest) = (Arc::clone(&self.store), blob.digest.clone());
+            let file = blocking(move || store.open(&digest)).await?;
+            arrival.begin(file, blob.size);
+        }
+        arrival.finish();
         Ok(())
     }
 
@@ -138,6 +153,7 @@ impl Fetcher {
             match blocking(move || store.ingest(&name, &blob)).await {
                 Err(failure)
                     if failure.kind() == ErrorKind::Unavailable
+                        && !failure.is_lasting()
                         && tokio::time::Instant::now() < end =>
                 {
                     tokio::time::sleep(pause).await;

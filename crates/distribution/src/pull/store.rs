@@ -40,11 +40,16 @@ pub trait Store: Send + Sync + 'static {
         let mut file = self.open(digest)?.take(limit + 1);
         file.read_to_end(&mut bytes).map_err(failed)?;
         if bytes.len() as u64 > limit {
-            let text = format!("{digest} has more than the {limit} bytes that a document may have");
-            return Err(Failure::new(ErrorKind::ResourceExhausted, text));
+            return Err(too_large(digest, limit));
         }
         Ok(bytes)
     }
+}
+
+/// A blob is no document that anybody should have in memory.
+pub fn too_large(digest: &Digest, limit: u64) -> Failure {
+    let text = format!("{digest} has more than the {limit} bytes that a document may have");
+    Failure::new(ErrorKind::ResourceExhausted, text)
 }
 
 /// A blob on its way into a store. One that is dropped keeps its bytes for a
@@ -56,9 +61,9 @@ pub trait Ingest: Send {
     /// Appends all of `bytes`; after a failure it is as it was before.
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure>;
 
-    /// Opens what is written for reading, at its first byte. What is written
-    /// later can be read there too.
-    fn file(&self) -> Result<File, Failure>;
+    /// Opens what is written for reading, at its first byte, where the store
+    /// has files. What is written later can be read there too.
+    fn file(&self) -> Result<Option<File>, Failure>;
 
     /// Makes a blob of it, after having checked its size and digest. Fine
     /// when there is one already.
@@ -81,22 +86,33 @@ impl std::fmt::Debug for dyn Ingest {
 pub struct Failure {
     kind: ErrorKind,
     message: String,
+    lasting: bool,
 }
 
 impl Failure {
     /// A failure in these words.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), lasting: false }
     }
 
     /// What `error` says, with all its sources.
     pub fn of(error: &impl Kind) -> Self {
-        Self { kind: error.kind(), message: error.full_message() }
+        Self::new(error.kind(), error.full_message())
     }
 
     /// `what` could not be done.
     pub fn io(what: &str, error: &std::io::Error) -> Self {
-        Self { kind: ErrorKind::of_io(error), message: format!("{what}: {error}") }
+        Self::new(ErrorKind::of_io(error), format!("{what}: {error}"))
+    }
+
+    /// The same, and nobody need try again soon: the store itself is away.
+    pub fn lasting(self) -> Self {
+        Self { lasting: true, ..self }
+    }
+
+    /// Whether nobody need try again soon.
+    pub(crate) fn is_lasting(&self) -> bool {
+        self.lasting
     }
 }
 

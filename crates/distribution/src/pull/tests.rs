@@ -267,8 +267,8 @@ impl Ingest for OneIngest {
         Ok(())
     }
 
-    fn file(&self) -> Result<File, Failure> {
-        File::open(&self.path).map_err(|error| Failure::io("open", &error))
+    fn file(&self) -> Result<Option<File>, Failure> {
+        File::open(&self.path).map(Some).map_err(|error| Failure::io("open", &error))
     }
 
     fn commit(self: Box<Self>, size: u64, digest: &Digest) -> Result<(), Failure> {

@@ -4,13 +4,13 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use davit_content::{IngestStatus, LocalStore, Writer};
+use davit_content::{Backend, BackendWriter, IngestStatus};
 use davit_types::{Algorithm, Digest, ErrorKind, Kind as _, Labels, Namespace};
 use rusqlite::{Connection, params};
 
 use super::{
     ContentInfo, ContentStore, INGEST_LIFETIME, Sharing, WriterRequest, find_ingest, forget_ingest,
-    is_shared, recorded_size,
+    is_away, is_shared, recorded_size,
 };
 use crate::objects::{self, Kind, validate_labels};
 use crate::references::{Reference, Via};
@@ -33,7 +33,7 @@ pub struct ContentWriter {
 #[derive(Debug)]
 enum Bytes {
     /// In an ingest of the blob store.
-    Own(Box<Writer>),
+    Own(Box<dyn BackendWriter>),
     /// In a blob of another namespace, until something is written.
     Shared(SharedBlob),
 }
@@ -100,11 +100,11 @@ impl ContentStore {
         let bytes = match found {
             Found::Whole(blob) if shared => Bytes::Shared(blob),
             _ => {
-                let opened = open_local(&self.local, &stored_reference, &request);
+                let opened = open_bytes(self.backend.as_ref(), &stored_reference, &request);
                 if opened.is_err() && fresh {
                     self.forget(namespace, &request.reference, lease);
                 }
-                Bytes::Own(Box::new(opened?))
+                Bytes::Own(opened?)
             }
         };
         Ok(ContentWriter {
@@ -122,8 +122,13 @@ impl ContentStore {
     fn look_for(&self, request: &WriterRequest) -> Result<Found> {
         let Some(digest) = &request.expected else { return Ok(Found::Nothing) };
         let recorded = self.index.look(|connection| recorded_size(connection, digest))?;
-        let Ok(blob) = self.local.info(digest) else {
-            return Ok(if recorded.is_some() { Found::Damaged } else { Found::Nothing });
+        let blob = match self.backend.info(digest) {
+            Ok(blob) => blob,
+            // It may have the blob.
+            Err(error) if is_away(error.kind()) => return Err(error.into()),
+            Err(_) => {
+                return Ok(if recorded.is_some() { Found::Damaged } else { Found::Nothing });
+            }
         };
         if recorded.is_some_and(|recorded| recorded != blob.size) {
             return Ok(Found::Damaged);
@@ -192,11 +197,15 @@ fn context(text: &str, error: Error) -> Error {
     }
 }
 
-fn open_local(local: &LocalStore, reference: &str, request: &WriterRequest) -> Result<Writer> {
+fn open_bytes(
+    backend: &dyn Backend,
+    reference: &str,
+    request: &WriterRequest,
+) -> Result<Box<dyn BackendWriter>> {
     // The digest itself stays away from the store: what it has is no business
     // of a namespace that has it not.
     let algorithm = request.expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-    Ok(local.open_writer_for(reference, request.total, algorithm)?)
+    Ok(backend.open_writer(reference, request.total, algorithm)?)
 }
 
 /// Finds or adds the row of an ingest; its id, the blob store's name for it,
@@ -273,17 +282,17 @@ impl ContentWriter {
     /// Bytes written so far.
     pub fn offset(&self) -> u64 {
         match &self.bytes {
-            Bytes::Own(writer) => writer.offset(),
+            Bytes::Own(writer) => writer.status().offset,
             Bytes::Shared(blob) => blob.size,
         }
     }
 
-    /// Opens what is written for reading, at its first byte. What is written
-    /// later can be read there too.
-    pub fn file(&self) -> Result<File> {
+    /// Opens what is written for reading, at its first byte, where the store
+    /// has files. What is written later can be read there too.
+    pub fn file(&self) -> Result<Option<File>> {
         match &self.bytes {
             Bytes::Own(writer) => Ok(writer.file()?),
-            Bytes::Shared(blob) => Ok(self.store.local.reader(&blob.digest)?.into_file()),
+            Bytes::Shared(blob) => Ok(self.store.backend.reader(&blob.digest)?.into_own_file()),
         }
     }
 
@@ -313,12 +322,12 @@ impl ContentWriter {
     /// Makes an own ingest of a shared one, with its first `size` bytes.
     fn unshare(&mut self, size: u64) -> Result<()> {
         let Bytes::Shared(blob) = &self.bytes else { return Ok(()) };
-        let local = &self.store.local;
+        let backend = &self.store.backend;
         let algorithm = blob.digest.algorithm();
-        let mut writer = local.open_writer_for(&self.stored_reference, size, algorithm)?;
-        let reader = local.reader(&blob.digest)?;
+        let mut writer = backend.open_writer(&self.stored_reference, size, algorithm)?;
+        let reader = backend.reader(&blob.digest)?;
         let mut buffer = vec![0; 64 * 1024];
-        let mut offset = writer.offset();
+        let mut offset = writer.status().offset;
         while offset < size {
             let wanted = buffer.len().min(usize::try_from(size - offset).unwrap_or(usize::MAX));
             let read = reader
@@ -337,7 +346,7 @@ impl ContentWriter {
                 .execute([key])?;
             Ok(())
         })?;
-        self.bytes = Bytes::Own(Box::new(writer));
+        self.bytes = Bytes::Own(writer);
         Ok(())
     }
 

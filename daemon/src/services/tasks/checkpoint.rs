@@ -82,7 +82,8 @@ impl Tasks {
             }
             let descriptor = Descriptor::try_from(descriptor)?;
             let reader = content.reader(&namespace, &descriptor.digest)?;
-            extract(io::BufReader::new(reader.into_file()), scratch.path())?;
+            let archive = reader.into_read(0).map_err(reading)?;
+            extract(io::BufReader::new(archive), scratch.path())?;
             Ok(Checkpoint::Owned(scratch))
         })
         .await
