@@ -171,6 +171,14 @@ impl Document {
         if index { document.into_index() } else { document.into_manifest() }
     }
 
+    /// What it says besides.
+    pub fn extras(&self) -> &Extras {
+        match self {
+            Self::Index(index) => &index.extras,
+            Self::Manifest(manifest) => &manifest.extras,
+        }
+    }
+
     /// All that it refers to, the configuration before the layers. Not the
     /// manifest that it is about, which does not belong to it.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {

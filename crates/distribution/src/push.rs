@@ -196,11 +196,14 @@ impl Push {
             (Some(tag), Some(digest)) if *digest == document.digest => Some(tag),
             _ => None,
         };
-        if tag.is_none() && self.target.has(document).await? {
+        let bytes = self.read(&document.digest).await?;
+        // One with a subject has to be in a list, too.
+        let is_alone = Document::parse(&document.media_type, &bytes)
+            .is_ok_and(|document| document.extras().subject.is_none());
+        if tag.is_none() && is_alone && self.target.has(document).await? {
             self.observer.exists(document);
             return Ok(());
         }
-        let bytes = self.read(&document.digest).await?;
         self.target.push_document(document, bytes.into(), tag).await?;
         self.observer.complete(document);
         Ok(())

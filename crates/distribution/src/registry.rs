@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 
 use crate::credentials::Credentials;
 use crate::hosts::Host;
+use crate::pull::Turns;
 
 mod answer;
 mod auth;
@@ -42,6 +43,7 @@ mod message;
 mod parallel;
 mod proxy;
 mod push;
+mod referrers;
 mod repository;
 mod resolve;
 mod scope;
@@ -89,6 +91,8 @@ pub(crate) struct Shared {
     tokens: Arc<TokenCache>,
     health: Arc<Health>,
     places: Mutex<HashMap<Origin, Arc<Semaphore>>>,
+    /// One writer of each list of referrers.
+    referrers: Turns,
 }
 
 impl Registry {
@@ -117,6 +121,7 @@ impl Registry {
             tokens: Arc::default(),
             health: Arc::default(),
             places: Mutex::default(),
+            referrers: Turns::default(),
         })))
     }
 

@@ -106,6 +106,16 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The manifest is there, and the list that it belongs to is not as it
+    /// should be.
+    #[error("add to the list of what refers to {subject}")]
+    Referrers {
+        /// What the manifest is about.
+        subject: Digest,
+        /// Why not.
+        #[source]
+        source: Box<Error>,
+    },
     /// What is to be pushed cannot be read.
     #[error("read content {digest}")]
     Source {
@@ -156,7 +166,9 @@ impl Error {
         match self {
             Self::Status(status) => Some(status.code),
             Self::NotFound(_) => Some(404),
-            Self::Denied(_, source) | Self::Token { source, .. } => source.status(),
+            Self::Denied(_, source)
+            | Self::Token { source, .. }
+            | Self::Referrers { source, .. } => source.status(),
             _ => None,
         }
     }
@@ -166,7 +178,7 @@ impl Error {
         match self {
             Self::Status(status) => matches!(status.code, 408 | 429 | 500 | 502 | 503 | 504),
             Self::Request { source, .. } => source.is_temporary(),
-            Self::Token { source, .. } => source.is_temporary(),
+            Self::Token { source, .. } | Self::Referrers { source, .. } => source.is_temporary(),
             _ => false,
         }
     }
@@ -175,7 +187,7 @@ impl Error {
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status(status) => status.retry_after,
-            Self::Token { source, .. } => source.retry_after(),
+            Self::Token { source, .. } | Self::Referrers { source, .. } => source.retry_after(),
             _ => None,
         }
     }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::Error;
 use super::answer::Answer;
 use super::header::next_page;
+use super::referrers::{self, INDEX};
 use super::repository::Repository;
 use super::tour::Turn;
 use super::url::Url;
@@ -21,8 +22,6 @@ const MOST_PAGES: usize = 1_000;
 
 /// Tags of one repository that are read.
 const MOST_TAGS: usize = 1_000_000;
-
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// A page of tags. Registries write `null` for none.
 #[derive(Deserialize)]
@@ -130,7 +129,7 @@ impl Repository {
     }
 
     async fn tagged_referrers_at(&self, turn: &Turn, digest: &Digest) -> Result<Vec<Entry>, Error> {
-        let path = format!("manifests/{}", referrers_tag(digest));
+        let path = format!("manifests/{}", referrers::tag(digest));
         let url = turn.endpoint.mirror_url(&path, self.0.reference.domain());
         index(self.page(turn, url, INDEX).await?).await
     }
@@ -162,10 +161,4 @@ async fn index(answer: Answer) -> Result<Vec<Entry>, Error> {
             Err(Error::Answer { url, what })
         }
     }
-}
-
-/// The tag that lists what refers to `digest`.
-fn referrers_tag(digest: &Digest) -> String {
-    let hex = digest.hex();
-    format!("{}-{}", digest.algorithm().as_str(), &hex[..hex.len().min(64)])
 }

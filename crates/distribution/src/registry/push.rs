@@ -11,6 +11,7 @@ use super::Error;
 use super::answer::Answer;
 use super::body::{BlobSource, Payload};
 use super::endpoint::Endpoint;
+use super::referrers::Referrer;
 use super::repository::{Repository, accept, path_of};
 use super::resolve::told_digest;
 use super::scope::Scopes;
@@ -25,6 +26,10 @@ const MOST_MOUNTS: usize = 3;
 /// Registries that want chunks say how long each must be at least (OCI
 /// distribution specification 1.1, "Pushing a blob in chunks").
 const CHUNK_MIN_LENGTH: &str = "oci-chunk-min-length";
+
+/// A registry that keeps lists of referrers answers with this to a manifest
+/// that has a subject.
+const SUBJECT: &str = "oci-subject";
 
 /// How a blob has come to be in the repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +80,9 @@ impl Repository {
     }
 
     /// Brings a manifest or index into the repository: as `reference`, a tag,
-    /// or by its digest alone. What it refers to must be there.
+    /// or by its digest alone. What it refers to must be there. One that has a
+    /// subject is put into the list of what refers to that, unless the
+    /// registry keeps such lists itself.
     ///
     /// # Errors
     /// [`Error::Denied`]; whatever the registry says.
@@ -104,7 +111,7 @@ impl Repository {
         Ok(Tour::new(std::iter::once(first), settings, health))
     }
 
-    fn push_scope(&self) -> Scopes {
+    pub(super) fn push_scope(&self) -> Scopes {
         Scopes::push(self.0.reference.path())
     }
 
@@ -215,8 +222,13 @@ impl Repository {
         reference: Option<&str>,
     ) -> Result<(), Error> {
         let path = format!("manifests/{}", reference.unwrap_or(manifest.digest.as_str()));
+        let referrer = Referrer::of(manifest, bytes);
         if self.is_there(turn, &path, manifest).await? {
-            return Ok(());
+            return match &referrer {
+                // Whoever brought it may have gone no further.
+                Some(referrer) => self.ensure_listed(turn, referrer).await,
+                None => Ok(()),
+            };
         }
         let mut ask = turn.endpoint.ask(Method::PUT, turn.endpoint.url(&path));
         let media_type = HeaderValue::from_str(&manifest.media_type);
@@ -229,8 +241,12 @@ impl Repository {
         let sent = turn.endpoint.send(ask, &self.push_scope(), turn.patience).await;
         let answer = taken(sent.map_err(denied)?).await?;
         check_digest(&answer, &manifest.digest)?;
+        let is_listed = answer.header(SUBJECT).is_some();
         answer.discard().await;
-        Ok(())
+        match &referrer {
+            Some(referrer) if !is_listed => self.list_by_tag(turn, referrer).await,
+            _ => Ok(()),
+        }
     }
 }
 

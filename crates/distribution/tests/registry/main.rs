@@ -10,6 +10,7 @@ mod proxies;
 mod push;
 mod real;
 mod redirects;
+mod referrers;
 mod resolve;
 mod server;
 mod tls;
