@@ -53,8 +53,12 @@ async fn pull(name: &str, directory: &Path, platform: Platform) -> Result<(), Bo
         Some(docker) => Arc::new(docker),
         None => Arc::new(Anonymous),
     };
-    let access =
-        Access { hosts: config.hosts(reference.domain())?, credentials, headers: Vec::new() };
+    let access = Access {
+        hosts: config.hosts(reference.domain())?,
+        credentials,
+        headers: Vec::new(),
+        record: None,
+    };
     let repository = Registry::new(Settings::default())?.repository(&reference, access)?;
     let failed = |error: &dyn Kind| error.full_message();
     let root = repository.resolve().await.map_err(|error| failed(&error))?;

@@ -43,6 +43,7 @@ mod message;
 mod parallel;
 mod proxy;
 mod push;
+mod record;
 mod referrers;
 mod repository;
 mod resolve;
@@ -60,6 +61,7 @@ pub use error::{Error, Status};
 pub use failure::Failure;
 pub use message::{Message, Messages};
 pub use push::Pushed;
+pub use record::Record;
 pub use repository::Repository;
 pub use settings::{Ranges, Settings};
 
@@ -82,6 +84,8 @@ pub struct Access {
     pub credentials: Arc<dyn Credentials>,
     /// Sent along with every request to one of the hosts.
     pub headers: Vec<(String, String)>,
+    /// Who writes down what is said.
+    pub record: Option<Arc<dyn Record>>,
 }
 
 /// What all repositories share.

@@ -11,6 +11,7 @@ mod outgoing;
 mod progress;
 mod pull;
 mod push;
+mod record;
 mod registry;
 mod tracker;
 
@@ -39,7 +40,7 @@ use crate::config::images::Unpack;
 use crate::pull::Images;
 use incoming::Incoming;
 use progress::Progress;
-use registry::Remote;
+use registry::{Recorded, Remote};
 
 const EXPORT_STREAM: &str = "containerd.types.transfer.ImageExportStream";
 const IMAGE_STORE: &str = "containerd.types.transfer.ImageStore";
@@ -141,15 +142,20 @@ impl Transfer {
         let (from, to) = (kind(&source), kind(&destination));
         match (from, to) {
             (REGISTRY, IMAGE_STORE) => {
-                let remote = self.remote(&namespace, &source).await?;
+                let (remote, recording) = self.remote(&namespace, &source).await?;
                 let store = decode(&destination, IMAGE_STORE)?;
                 let request = pull::Request { namespace, lease, remote, store, progress };
-                unless(gone, self.pull(request)).await
+                let result = unless(gone, self.pull(request)).await;
+                recording.end().await;
+                result
             }
             (IMAGE_STORE, REGISTRY) => {
-                let remote = self.remote(&namespace, &destination).await?;
+                let (remote, recording) = self.remote(&namespace, &destination).await?;
                 let store = decode(&source, IMAGE_STORE)?;
-                unless(gone, self.push(&namespace, &store, remote, &progress)).await
+                let pushing = self.push(&namespace, &store, remote, &progress);
+                let result = unless(gone, pushing).await;
+                recording.end().await;
+                result
             }
             (IMAGE_STORE, EXPORT_STREAM) => {
                 let to = decode(&destination, EXPORT_STREAM)?;
@@ -174,7 +180,7 @@ impl Transfer {
     }
 
     /// The registry that a source or destination names.
-    async fn remote(&self, namespace: &Namespace, any: &Any) -> Result<Remote, Status> {
+    async fn remote(&self, namespace: &Namespace, any: &Any) -> Result<Recorded, Status> {
         let named: types::OciRegistry = decode(any, REGISTRY)?;
         let directories = self.settings.directories.clone();
         Remote::of(&self.registry, &self.streams, namespace, named, directories).await

@@ -15,6 +15,7 @@ use super::error::Status;
 use super::failure::Failure;
 use super::header;
 use super::message::{LONGEST_BODY, Messages, tame};
+use super::record::Transcript;
 use super::url::Url;
 
 /// Bodies that nobody wants are read so far, so that their connection can be
@@ -37,6 +38,7 @@ pub(crate) struct Answer {
     pub headers: HeaderMap,
     body: Incoming,
     stall: Duration,
+    transcript: Option<Transcript>,
 }
 
 impl Answer {
@@ -45,6 +47,7 @@ impl Answer {
         url: Url,
         response: http::Response<Incoming>,
         patience: Patience,
+        transcript: Option<Transcript>,
     ) -> Self {
         let (head, body) = response.into_parts();
         let phrase = head.extensions.get::<ReasonPhrase>();
@@ -53,7 +56,8 @@ impl Answer {
             None => head.status.canonical_reason().unwrap_or_default().to_owned(),
         };
         let stall = patience.stall;
-        Self { method, url, status: head.status, reason, headers: head.headers, body, stall }
+        let (status, headers) = (head.status, head.headers);
+        Self { method, url, status, reason, headers, body, stall, transcript }
     }
 
     /// A header's value, if it is text.
@@ -91,6 +95,9 @@ impl Answer {
                     if let Ok(data) = frame.into_data()
                         && !data.is_empty()
                     {
+                        if let Some(transcript) = &mut self.transcript {
+                            transcript.note(&data);
+                        }
                         return Ok(Some(data));
                     }
                 }

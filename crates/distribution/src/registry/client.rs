@@ -17,6 +17,7 @@ use super::body::{Body, Payload};
 use super::connect::Connector;
 use super::failure::Failure;
 use super::proxy::Proxies;
+use super::record::{self, Peer, Record, Transcript};
 use super::tls;
 use super::url::{Origin, Url};
 use super::{Error, Settings};
@@ -44,6 +45,7 @@ type Http = legacy::Client<Connector, Body>;
 pub(crate) struct Client {
     http: Http,
     proxies: Arc<Proxies>,
+    record: Option<Arc<dyn Record>>,
 }
 
 /// How long an attempt may take.
@@ -72,13 +74,16 @@ pub(crate) struct Ask {
     /// Whether it is for the server that is asked first and follows no
     /// redirect.
     pub is_stationary: bool,
+    /// Whether its body and that of its answer are nobody's business.
+    pub is_secret: bool,
 }
 
 impl Ask {
     pub fn new(method: Method, url: Url) -> Self {
         let (headers, private) = (HeaderMap::new(), HeaderMap::new());
         let (authorizations, payload) = (Vec::new(), Payload::None);
-        Self { method, url, headers, private, authorizations, payload, is_stationary: false }
+        let (is_stationary, is_secret) = (false, false);
+        Self { method, url, headers, private, authorizations, payload, is_stationary, is_secret }
     }
 
     /// The headers for `url`. Nothing private leaves the first origin.
@@ -137,6 +142,13 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
+    /// The same, and `record` is told of what goes over it.
+    pub fn recorded(mut self, record: &Option<Arc<dyn Record>>) -> Self {
+        self.home.record.clone_from(record);
+        self.elsewhere.record.clone_from(record);
+        self
+    }
+
     /// Asks, follows redirects, and waits for the answer's headers.
     ///
     /// # Errors
@@ -150,8 +162,13 @@ impl Pair {
             let location = response.headers().get(LOCATION).and_then(|l| l.to_str().ok());
             let next = location.and_then(|l| ask.redirected(&url, response.status(), l));
             match next {
-                None => return Ok(Answer::new(ask.method.clone(), url, response, patience)),
+                None => {
+                    let transcript = client.transcript(ask, &url, &response);
+                    let method = ask.method.clone();
+                    return Ok(Answer::new(method, url, response, patience, transcript));
+                }
                 Some(next) => {
+                    drop(client.transcript(ask, &url, &response));
                     url = next?;
                     drain(response.into_body()).await;
                 }
@@ -163,6 +180,20 @@ impl Pair {
 }
 
 impl Client {
+    /// What is to be written down of an answer, if anything is.
+    fn transcript(
+        &self,
+        ask: &Ask,
+        url: &Url,
+        response: &http::Response<Incoming>,
+    ) -> Option<Transcript> {
+        let record = self.record.clone()?;
+        if let Some(peer) = response.extensions().get::<Peer>() {
+            peer.tell(record.as_ref(), url);
+        }
+        Some(Transcript::new(record, ask, url, response))
+    }
+
     async fn exchange(
         &self,
         ask: &Ask,
@@ -181,6 +212,9 @@ impl Client {
             && let Some(authorization) = &proxy.authorization
         {
             request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
+        }
+        if let Some(record) = &self.record {
+            record.exchange(record::request(ask, url, request.headers()));
         }
         let failed = |source| Error::Request {
             method: go_method(&ask.method),
@@ -276,7 +310,7 @@ impl Clients {
             .pool_timer(TokioTimer::new())
             .http1_max_buf_size(READ_BUFFER)
             .build(connector);
-        let client = Client { http, proxies: self.proxies.clone() };
+        let client = Client { http, proxies: self.proxies.clone(), record: None };
         if made.len() == MOST_CLIENTS {
             made.remove(0);
         }

@@ -19,6 +19,7 @@ use tower_service::Service;
 
 use super::failure::{Failure, reason};
 use super::proxy::{Proxies, Proxy};
+use super::record::Peer;
 use super::tls::Lazy;
 use super::url::{Origin, Url};
 
@@ -46,6 +47,7 @@ pub(crate) struct Connector {
 pub(crate) struct Established {
     io: TokioIo<Box<dyn Stream>>,
     is_proxied: bool,
+    peer: Peer,
 }
 
 impl Connector {
@@ -81,7 +83,11 @@ impl Connector {
         if origin.is_secure() {
             stream = secure(&self.tls, &origin, stream).await?;
         }
-        Ok(Established { io: TokioIo::new(stream), is_proxied })
+        let peer = match self.proxies.of(&origin) {
+            None => Peer::new(&origin.address()),
+            Some(proxy) => Peer::new(&proxy.origin.address()),
+        };
+        Ok(Established { io: TokioIo::new(stream), is_proxied, peer })
     }
 
     async fn dial(&self, url: &Url) -> Result<Box<dyn Stream>, Failure> {
@@ -188,7 +194,7 @@ impl Service<Uri> for Connector {
 
 impl Connection for Established {
     fn connected(&self) -> Connected {
-        Connected::new().proxy(self.is_proxied)
+        Connected::new().proxy(self.is_proxied).extra(self.peer.clone())
     }
 }
 

@@ -16,7 +16,7 @@ use super::endpoint::Endpoint;
 use super::flow::Flow;
 use super::header::ContentRange;
 use super::parallel::Parallel;
-use super::repository::{Repository, accept, path_of};
+use super::repository::{Inner, Repository, accept, path_of};
 use super::tour::{Tour, Turn};
 use super::url::Origin;
 use crate::credentials::Anonymous;
@@ -284,9 +284,9 @@ impl Download {
         if !matches!(error, Error::NotFound(_)) || self.urls.is_empty() {
             return None;
         }
-        let shared = &self.repository.0.shared;
+        let Inner { shared, record, .. } = &*self.repository.0;
         let nobody = Arc::new(Auth::new(Arc::new(Anonymous), shared.tokens.clone()));
-        let endpoint = |url: &String| Endpoint::foreign(shared, url, nobody.clone());
+        let endpoint = |url: &String| Endpoint::foreign(shared, url, nobody.clone(), record);
         let endpoints: Vec<_> = self
             .urls
             .iter()

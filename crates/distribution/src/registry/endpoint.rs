@@ -13,6 +13,7 @@ use super::answer::Answer;
 use super::auth::{Auth, Trust};
 use super::client::{Ask, Pair, Patience};
 use super::failure::Failure;
+use super::record::Record;
 use super::scope::Scopes;
 use super::url::{Origin, Url, encode};
 use super::{Error, Shared};
@@ -51,6 +52,7 @@ impl Endpoint {
         repository: &str,
         headers: &[(String, String)],
         auth: Arc<Auth>,
+        record: &Option<Arc<dyn Record>>,
     ) -> Result<Self, Error> {
         let wrong = |reason: String| Error::Host { host: host.authority.clone(), reason };
         let root =
@@ -61,9 +63,9 @@ impl Endpoint {
             all.remove(USER_AGENT).map_or_else(|| HeaderValue::from_str(&settings.user_agent), Ok);
         let user_agent = user_agent.map_err(|_| wrong("invalid user agent".to_owned()))?;
         let timeout = host.dial_timeout.unwrap_or(settings.connect_timeout);
-        let clients = shared.clients.pair(&host.tls, timeout)?;
+        let clients = shared.clients.pair(&host.tls, timeout)?.recorded(record);
         let timeout = host.dial_timeout.unwrap_or(settings.mirror_connect_timeout);
-        let hurried = shared.clients.pair(&host.tls, timeout)?;
+        let hurried = shared.clients.pair(&host.tls, timeout)?.recorded(record);
         let prefix = format!("{}/{}", host.path.trim_end_matches('/'), encode(repository));
         let prefix = if prefix.starts_with('/') { prefix } else { format!("/{prefix}") };
         Ok(Self {
@@ -85,7 +87,12 @@ impl Endpoint {
     ///
     /// # Errors
     /// [`Error::Host`] for what is no address of one.
-    pub fn foreign(shared: &Shared, url: &str, auth: Arc<Auth>) -> Result<Self, Error> {
+    pub fn foreign(
+        shared: &Shared,
+        url: &str,
+        auth: Arc<Auth>,
+        record: &Option<Arc<dyn Record>>,
+    ) -> Result<Self, Error> {
         let parsed = Url::parse(url).map_err(|bad| Error::Host {
             host: "of a foreign layer".to_owned(),
             reason: bad.to_string(),
@@ -95,7 +102,7 @@ impl Endpoint {
             authority: parsed.authority().to_owned(),
             ..Host::default()
         };
-        Ok(Self { foreign: Some(parsed), ..Self::new(shared, host, "", &[], auth)? })
+        Ok(Self { foreign: Some(parsed), ..Self::new(shared, host, "", &[], auth, record)? })
     }
 
     /// Whether it is no registry.

@@ -11,6 +11,7 @@ use super::answer::Answer;
 use super::auth::Auth;
 use super::client::Ask;
 use super::endpoint::Endpoint;
+use super::record::Record;
 use super::scope::Scopes;
 use super::tour::{Tour, Turn};
 use super::{Access, Error, Shared};
@@ -25,6 +26,7 @@ pub(super) struct Inner {
     pub shared: Arc<Shared>,
     pub reference: Reference,
     pub endpoints: Vec<Arc<Endpoint>>,
+    pub record: Option<Arc<dyn Record>>,
 }
 
 impl Repository {
@@ -33,13 +35,15 @@ impl Repository {
         reference: &Reference,
         access: Access,
     ) -> Result<Self, Error> {
-        let auth = Arc::new(Auth::new(access.credentials, shared.tokens.clone()));
+        let Access { hosts, credentials, headers, record } = access;
+        let auth = Arc::new(Auth::new(credentials, shared.tokens.clone()));
         let endpoint = |host| {
-            Endpoint::new(&shared, host, reference.path(), &access.headers, auth.clone())
+            Endpoint::new(&shared, host, reference.path(), &headers, auth.clone(), &record)
                 .map(Arc::new)
         };
-        let endpoints = access.hosts.into_iter().map(endpoint).collect::<Result<_, _>>()?;
-        Ok(Self(Arc::new(Inner { shared, reference: reference.clone(), endpoints })))
+        let endpoints = hosts.into_iter().map(endpoint).collect::<Result<_, _>>()?;
+        let reference = reference.clone();
+        Ok(Self(Arc::new(Inner { shared, reference, endpoints, record })))
     }
 
     /// What it was made for.

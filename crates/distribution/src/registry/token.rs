@@ -180,7 +180,7 @@ impl Wanted {
         ask.payload = Payload::Whole(Bytes::from(pairs.join("&")));
         // The body is a secret and follows no redirect.
         ask.is_stationary = true;
-        self.exchange(&ask, clients, patience).await
+        self.exchange(ask, clients, patience).await
     }
 
     /// Docker's older way.
@@ -197,21 +197,22 @@ impl Wanted {
             let value = secret(&basic(username, password))?;
             ask.authorizations.push((self.realm.origin(), value));
         }
-        self.exchange(&ask, clients, patience).await
+        self.exchange(ask, clients, patience).await
     }
 
     async fn exchange(
         &self,
-        ask: &Ask,
+        mut ask: Ask,
         clients: &Pair,
         patience: Patience,
     ) -> Result<Token, Error> {
+        ask.is_secret = true;
         let obtained = Instant::now();
         // Our certificate is for the registry alone.
         let at_registry = self.realm.origin() == self.origin;
         let elsewhere = clients.elsewhere.clone();
         let home = if at_registry { clients.home.clone() } else { elsewhere.clone() };
-        let answer = Pair { home, elsewhere }.send(ask, patience).await?;
+        let answer = Pair { home, elsewhere }.send(&ask, patience).await?;
         let answer = if answer.status.is_success() {
             answer
         } else {

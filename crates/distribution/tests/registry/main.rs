@@ -65,7 +65,7 @@ fn mirror(authority: &str) -> Host {
 
 fn access(hosts: impl IntoIterator<Item = Host>) -> Access {
     let hosts = hosts.into_iter().collect();
-    Access { hosts, credentials: Arc::new(Anonymous), headers: Vec::new() }
+    Access { hosts, credentials: Arc::new(Anonymous), headers: Vec::new(), record: None }
 }
 
 /// `registry.test/team/app:1` on these hosts.

@@ -57,6 +57,23 @@ pub(super) async fn send(
     Ok(())
 }
 
+/// Sends each text as soon as the client takes it, until there are no more.
+///
+/// # Errors
+/// `Unavailable` when the client is gone.
+pub(super) async fn send_at_once(
+    mut stream: Opened,
+    mut texts: mpsc::Receiver<Bytes>,
+) -> Result<(), Status> {
+    let mut window = 0;
+    while let Some(text) = texts.recv().await {
+        for piece in text.chunks(MESSAGE) {
+            send_one(&mut stream, &mut window, piece).await?;
+        }
+    }
+    Ok(())
+}
+
 async fn send_one(stream: &mut Opened, window: &mut i64, data: &[u8]) -> Result<(), Status> {
     let size = data.len() as i64;
     while *window < size {

@@ -8,13 +8,14 @@ use std::time::Duration;
 use davit_distribution::credentials::{self, Anonymous, Credentials, Login};
 use davit_distribution::hosts;
 use davit_distribution::registry::{Access, Registry, Repository};
-use davit_protocols::grpc::containerd::types::transfer as types;
+use davit_protocols::grpc::containerd::types::transfer::{self as types, HttpDebug};
 use davit_types::{Namespace, Reference};
 use prost::Message;
 use prost_types::Any;
 use tokio::sync::Mutex;
 use tonic::Status;
 
+use super::record::{self, Recording};
 use crate::services::status;
 use crate::services::streaming::{Opened, Streams, decode};
 
@@ -32,6 +33,9 @@ pub(super) struct Remote {
     pub(super) name: String,
 }
 
+/// A registry, and what is written down of the traffic with it.
+pub(super) type Recorded = (Remote, Recording);
+
 impl Remote {
     /// What `source` names. Hosts that it does not describe are looked for in
     /// `directories`.
@@ -41,10 +45,10 @@ impl Remote {
         namespace: &Namespace,
         source: types::OciRegistry,
         directories: Vec<PathBuf>,
-    ) -> Result<Self, Status> {
+    ) -> Result<Recorded, Status> {
         let types::OciRegistry { reference: name, resolver } = source;
         let reference = Reference::parse(&name).map_err(status)?;
-        let resolver = resolver.unwrap_or_default();
+        let mut resolver = resolver.unwrap_or_default();
         if resolver.headers.len() > HEADERS_MAX {
             let text = format!("more than {HEADERS_MAX} headers: invalid argument");
             return Err(Status::invalid_argument(text));
@@ -60,16 +64,25 @@ impl Remote {
             "" => directories,
             given => vec![PathBuf::from(given)],
         };
-        let scheme = Some(resolver.default_scheme).filter(|scheme| !scheme.is_empty());
+        let scheme =
+            Some(std::mem::take(&mut resolver.default_scheme)).filter(|scheme| !scheme.is_empty());
         let config =
             hosts::Config { directories, default_scheme: scheme, ..hosts::Config::default() };
         let domain = reference.domain().to_owned();
         let hosts = tokio::task::spawn_blocking(move || config.hosts(&domain)).await;
         let hosts = hosts.map_err(|error| Status::internal(error.to_string()))?.map_err(status)?;
+        let debug = resolver.http_debug();
+        let stream = match resolver.logs_stream.as_str() {
+            id if debug != HttpDebug::Disabled && !id.is_empty() => {
+                Some(streams.take(namespace, id)?)
+            }
+            _ => None,
+        };
+        let (record, recording) = record::begin(debug, stream);
         let headers = resolver.headers.into_iter().collect();
-        let access = Access { hosts, credentials, headers };
+        let access = Access { hosts, credentials, headers, record };
         let repository = registry.repository(&reference, access).map_err(status)?;
-        Ok(Self { repository, reference, name })
+        Ok((Self { repository, reference, name }, recording))
     }
 
     /// How reports call it.
