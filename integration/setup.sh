@@ -17,7 +17,7 @@ kernel=$(realpath -m "$kernel")
 
 packages='btrfs-progs busybox-static ca-certificates containerd cpio criu crun debootstrap
 docker-registry docker.io erofs-utils gzip iproute2 kmod openssl patchelf procps qemu-system-x86 runc
-skopeo umoci util-linux xz-utils zstd'
+skopeo tinyproxy umoci util-linux xz-utils zstd'
 # From Debian forky.
 peers='containerd crane crun docker-buildx docker-cli docker.io runc runsc soci-snapshotter'
 

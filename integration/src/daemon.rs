@@ -70,6 +70,7 @@ pub struct Daemon {
     process: Option<Child>,
     directory: TempDir,
     state: String,
+    environment: Vec<(String, String)>,
 }
 
 impl Daemon {
@@ -122,6 +123,25 @@ impl Daemon {
         daemon
     }
 
+    /// The same with further variables in its environment.
+    pub fn with_environment(server: Server, variables: &[(&str, &str)]) -> Self {
+        let shim = if server == Server::Davit { Shim::Ours } else { Shim::Go21 };
+        let mut daemon = Self::new(server, shim, "state");
+        let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        daemon.environment = variables.collect();
+        daemon.launch();
+        daemon
+    }
+
+    /// Stops it, changes its configuration and launches it again.
+    pub fn reconfigure(&mut self, change: impl FnOnce(String) -> String) {
+        self.stop();
+        let path = self.path("config.toml");
+        let config = fs::read_to_string(&path).expect("it was written");
+        fs::write(&path, change(config)).expect("the directory is writable");
+        self.launch();
+    }
+
     /// A daemon that has yet to be launched.
     fn new(server: Server, shim: Shim, state: &str) -> Self {
         let directory = tempfile::Builder::new()
@@ -138,7 +158,8 @@ impl Daemon {
         if peers::bin_dir().join("containerd-shim-davit-v2").exists() {
             link("containerd-shim-davit-v2", peers::ours("containerd-shim-davit-v2"));
         }
-        let daemon = Self { server, shim, process: None, directory, state: state.to_owned() };
+        let (process, state, environment) = (None, state.to_owned(), Vec::new());
+        let daemon = Self { server, shim, process, directory, state, environment };
         fs::write(daemon.path("config.toml"), daemon.config()).expect("the directory is writable");
         daemon
     }
@@ -180,6 +201,7 @@ impl Daemon {
             .arg(self.path("config.toml"))
             .args(["--log-level", "debug"])
             .env("PATH", search)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a descriptor can be duplicated"))
             .stderr(log)

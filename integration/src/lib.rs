@@ -17,6 +17,7 @@ pub mod image;
 pub mod layout;
 pub mod leftovers;
 pub mod peers;
+pub mod proxy;
 pub mod registry;
 pub mod scenarios;
 pub mod terminal;

@@ -19,6 +19,14 @@ use crate::registry::USER;
 /// What the refresh token of [`USER`] is.
 pub const REFRESH: &str = "davit-refresh-token";
 
+/// For how many seconds registries take a token that has expired.
+const LEEWAY: u64 = 60;
+
+/// The seconds after 1970.
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+}
+
 /// What was asked of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -35,6 +43,11 @@ struct Shared {
     seen: Mutex<Vec<Wanted>>,
     /// For how many seconds a token is good.
     life: Mutex<u64>,
+    /// After how many the registry refuses it, where its clients are told
+    /// another number.
+    validity: Mutex<Option<u64>>,
+    /// When the registry refuses the newest token, in seconds after 1970.
+    end: Mutex<u64>,
 }
 
 /// A running token server.
@@ -65,6 +78,8 @@ impl TokenServer {
             directory: directory.to_owned(),
             seen: Mutex::default(),
             life: Mutex::new(300),
+            validity: Mutex::default(),
+            end: Mutex::default(),
         });
         let server = Server::start({
             let shared = Arc::clone(&shared);
@@ -86,6 +101,23 @@ impl TokenServer {
     /// Gives tokens out for so many seconds from now on.
     pub fn set_life(&self, seconds: u64) {
         *self.shared.life.lock().unwrap_or_else(PoisonError::into_inner) = seconds;
+    }
+
+    /// Has the registry refuse tokens after so many seconds from now on, and
+    /// tells their owners nothing of it.
+    pub fn set_validity(&self, seconds: u64) {
+        *self.shared.validity.lock().unwrap_or_else(PoisonError::into_inner) = Some(seconds);
+    }
+
+    /// What waits until the registry refuses the newest token.
+    pub fn expiry(&self) -> impl Fn() + Send + 'static {
+        let shared = Arc::clone(&self.shared);
+        move || {
+            crate::wait_for("the newest token expires", 30, || {
+                let end = *shared.end.lock().unwrap_or_else(PoisonError::into_inner);
+                (seconds() > end).then_some(())
+            });
+        }
     }
 
     /// All that it was asked.
@@ -128,7 +160,11 @@ impl Shared {
 
     /// A JSON web token for what `account` may do of what is wanted.
     fn token(&self, account: Option<&str>, scopes: &[String], life: u64) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+        let now = seconds();
+        let validity = *self.validity.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = now + validity.unwrap_or(life);
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = end;
+        let end = if validity.is_some() { end - LEEWAY } else { end };
         let pem = fs::read_to_string(self.directory.join("certificate.pem")).expect("it was made");
         let certificate: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
         let header = json!({"typ": "JWT", "alg": "RS256", "x5c": [certificate]});
@@ -136,7 +172,7 @@ impl Shared {
             scopes.iter().filter_map(|scope| granted(account, scope)).collect();
         let claims = json!({
             "iss": TokenServer::ISSUER, "aud": TokenServer::SERVICE, "sub": account.unwrap_or(""),
-            "iat": now, "nbf": now - 5, "exp": now + life, "jti": "1", "access": access,
+            "iat": now, "nbf": now - 5, "exp": end, "jti": "1", "access": access,
         });
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let signed = format!("{}.{}", encode(&header), encode(&claims));
