@@ -20,6 +20,8 @@ pub mod grpc;
 pub mod topics;
 #[cfg(feature = "ttrpc")]
 pub mod ttrpc;
+#[cfg(feature = "grpc")]
+pub mod unary;
 
 #[cfg(feature = "grpc")]
 pub use event_fields::event_field;
