@@ -1,9 +1,7 @@
 //! How a shim is reached: what its `start` answers, and the file that keeps
 //! it.
 
-use std::io;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::fmt;
 
 use davit_protocols::ttrpc::bootstrap::BootstrapResult;
 use protobuf::Message as _;
@@ -11,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::bundle::Bundle;
+use crate::dial::Place;
 
 /// Where containerd 1.7 and later keep the answer.
 const FILE: &str = "bootstrap.json";
@@ -19,14 +18,30 @@ const ADDRESS_FILE: &str = "address";
 /// The newest version of the task API that we speak.
 const NEWEST: i32 = 3;
 
-/// The system's limit (`sockaddr_un`), less the final zero.
-const MAX_SOCKET_PATH: usize = 107;
-
-/// The protocol that a shim speaks.
+/// The protocol that a shim speaks. Prints in capitals, as containerd has it
+/// in messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Protocol {
+pub enum Protocol {
+    /// What nearly all speak.
     Ttrpc,
+    /// The same services, for shims in languages that lack the other.
     Grpc,
+}
+
+impl Protocol {
+    /// How a shim names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ttrpc => "ttrpc",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name().to_ascii_uppercase())
+    }
 }
 
 /// How a shim is reached. Serialised as containerd's `BootstrapParams`.
@@ -34,7 +49,8 @@ pub(crate) enum Protocol {
 pub(crate) struct Endpoint {
     /// The version of its task API: 2 or 3.
     pub version: i32,
-    /// `unix:///path`; or a bare name, which is an abstract socket's.
+    /// `unix:///path`, `hvsock:///path:port`, or something bare: the name of
+    /// an abstract socket with ttrpc, a path with gRPC, as for containerd.
     pub address: String,
     /// `ttrpc` or `grpc`.
     pub protocol: String,
@@ -80,37 +96,27 @@ impl Endpoint {
             });
         }
         self.protocol()?;
-        self.socket()?;
+        self.place()?;
         Ok(self)
     }
 
     /// The protocol, by its name.
     pub fn protocol(&self) -> Result<Protocol, Error> {
-        match self.protocol.to_ascii_lowercase().as_str() {
-            "ttrpc" => Ok(Protocol::Ttrpc),
-            "grpc" => Ok(Protocol::Grpc),
-            _ => Err(Error::Binary(format!("unexpected protocol: {:?}", self.protocol))),
-        }
+        [Protocol::Ttrpc, Protocol::Grpc]
+            .into_iter()
+            .find(|known| known.name().eq_ignore_ascii_case(&self.protocol))
+            .ok_or_else(|| Error::Binary(format!("unexpected protocol: {:?}", self.protocol)))
     }
 
-    /// The path to connect to; one that begins with a zero byte stands for an
-    /// abstract socket.
-    pub fn socket(&self) -> Result<PathBuf, Error> {
-        let refuse = |what: &str| Err(Error::Binary(format!("{what}: {:?}", self.address)));
-        match self.address.strip_prefix("unix://") {
-            Some(path) if path.len() > MAX_SOCKET_PATH => refuse("too long a socket path"),
-            Some(path) if path.starts_with('/') => Ok(path.into()),
-            Some(_) => refuse("no socket path"),
-            None if self.address.contains("://") => refuse("unsupported address"),
-            None if self.address.len() > MAX_SOCKET_PATH => refuse("too long a socket name"),
-            None => Ok(format!("\0{}", self.address).into()),
-        }
+    /// Where to connect to.
+    pub fn place(&self) -> Result<Place, Error> {
+        Place::parse(&self.address, self.protocol()? == Protocol::Grpc)
     }
 
     /// Whether somebody takes connections there.
     pub async fn answers(&self) -> bool {
-        match self.socket() {
-            Ok(path) => tokio::net::UnixStream::connect(path).await.is_ok(),
+        match self.place() {
+            Ok(place) => place.dial().await.is_ok(),
             Err(_) => false,
         }
     }
@@ -118,12 +124,8 @@ impl Endpoint {
     /// Removes the socket of a shim that has died and could not do so itself.
     /// One that somebody listens at is left alone.
     pub fn remove_dead_socket(&self) {
-        let Ok(path) = self.socket() else { return };
-        let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-        if UnixStream::connect(&path).is_err_and(|error| refused(&error))
-            && let Err(error) = std::fs::remove_file(&path)
-        {
-            log::warn!(path:? = path, error:% = error; "cannot remove a dead shim's socket");
+        if let Ok(place) = self.place() {
+            place.remove_dead();
         }
     }
 

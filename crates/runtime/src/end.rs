@@ -48,7 +48,7 @@ impl Tasks {
         let shim = self.shim(namespace, id)?;
         let answer = shim.client(deadline).delete(None).await;
         match answer {
-            Err(Error::Closed) => {
+            Err(Error::Closed(_)) => {
                 shim.connection.closed().await;
                 Ok(self.bury(&shim).await)
             }
@@ -95,7 +95,7 @@ impl Tasks {
         match shim.client(deadline).shutdown().await {
             Ok(()) if self.shares(shim) => true,
             Ok(()) => deadline.limit(gone(shim)).await.is_ok(),
-            Err(error) => matches!(error, Error::Closed),
+            Err(error) => matches!(error, Error::Closed(_)),
         }
     }
 

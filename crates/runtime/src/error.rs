@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use davit_types::{ContainerId, ErrorKind, InvalidId, Kind};
 
+use crate::Protocol;
+
 /// A failure of this crate, or one that a shim reported. The texts are
 /// containerd's, which clients match.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +53,8 @@ pub enum Error {
         message: String,
     },
     /// The connection to a shim is closed.
-    #[error("ttrpc: closed")]
-    Closed,
+    #[error("{}: closed", .0.name())]
+    Closed(Protocol),
     /// The caller's time is up.
     #[error("context deadline exceeded")]
     Deadline,
@@ -68,7 +70,7 @@ pub enum Error {
         source: Box<Error>,
     },
     /// Something failed, and then so did undoing it.
-    #[error("{first} (and the clean-up failed: {cleanup})")]
+    #[error("{} (and the clean-up failed: {cleanup})", .first.full_message())]
     Rollback {
         /// What failed first; its kind is the kind of the whole.
         first: Box<Error>,
@@ -90,7 +92,7 @@ impl Kind for Error {
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::AlreadyExists(_) => ErrorKind::AlreadyExists,
             Self::ExecId { .. } => ErrorKind::InvalidArgument,
-            Self::Runtime(_) | Self::Binary(_) | Self::Connect(_) | Self::Closed => {
+            Self::Runtime(_) | Self::Binary(_) | Self::Connect(_) | Self::Closed(_) => {
                 ErrorKind::Unknown
             }
             Self::Io { source, .. } => ErrorKind::of_io(source),

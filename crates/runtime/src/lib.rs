@@ -25,6 +25,7 @@ mod command;
 mod connection;
 mod create;
 mod deadline;
+mod dial;
 mod end;
 mod errands;
 mod error;
@@ -37,8 +38,10 @@ mod shim_log;
 mod state;
 mod tasks;
 mod told;
+mod transport;
 mod turns;
 
+pub use bootstrap::Protocol;
 pub use davit_protocols::event_field;
 pub use deadline::Deadline;
 pub use error::Error;

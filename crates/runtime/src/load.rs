@@ -124,7 +124,7 @@ impl Tasks {
                 let exit = Exit { pid: state.pid, status: state.exit_status, at: state.exited_at };
                 self.tell_later(shim.clone(), exit);
             }
-            Err(Error::Closed) => {
+            Err(Error::Closed(_)) => {
                 shim.connection.closed().await;
                 let _place = cleanups.acquire().await;
                 self.bury(&shim).await;

@@ -274,7 +274,7 @@ impl Tasks {
     ) -> Result<Exit, Error> {
         let shim = self.shim(namespace, id)?;
         match shim.client(deadline).wait(exec).await {
-            Err(Error::Closed) if exec.is_none() => deadline.limit(shim.end.finished()).await,
+            Err(Error::Closed(_)) if exec.is_none() => deadline.limit(shim.end.finished()).await,
             answer => answer,
         }
     }
@@ -355,7 +355,7 @@ impl Tasks {
 /// A task whose shim has gone is no more.
 fn gone(error: Error, id: &ContainerId) -> Error {
     match error {
-        Error::Closed => Error::NotFound(id.clone()),
+        Error::Closed(_) => Error::NotFound(id.clone()),
         error => error,
     }
 }

@@ -86,8 +86,32 @@ fn a_binary_that_names_a_socket_without_a_shim() {
         assert_eq!(
             words,
             "failed to start shim: start failed: failed to create TTRPC connection: \
-             dial unix /nowhere/s: no such file or directory"
+             dial unix /nowhere/s: connect: no such file or directory"
         );
+    });
+}
+
+#[test]
+fn a_grpc_shim_that_is_none() {
+    with_daemons(async {
+        let answer = |socket: &str| {
+            format!("echo '{{\"version\":3,\"address\":\"{socket}\",\"protocol\":\"grpc\"}}'")
+        };
+        let world = scripted(&answer("/nowhere/s")).await;
+        let (_, words) = failure(&world, world.options("true")).await;
+        assert_eq!(
+            words,
+            "failed to start shim: start failed: failed to create GRPC connection: \
+             dial unix /nowhere/s: connect: no such file or directory"
+        );
+        // Hangs up on everybody.
+        let socket = world.directory.path().join("s");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+        let script = format!("#!/bin/sh\n{}\n", answer(socket.to_str().unwrap()));
+        fs::write(&world.shim, script).unwrap();
+        let (_, words) = failure(&world, world.options("true")).await;
+        assert!(words.contains("grpc: closed"), "{words}");
     });
 }
 
@@ -105,25 +129,33 @@ fn a_binary_that_hangs() {
 
 #[test]
 fn a_shim_that_never_answers_is_given_up() {
-    with_daemons(async {
-        // Listens, and accepts nothing.
-        let mut world = scripted("true").await;
-        let socket = world.directory.path().join("s");
-        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-        let script =
-            format!("#!/bin/sh\n[ \"$9\" = delete ] || echo unix://{}\n", socket.display());
-        fs::write(&world.shim, script).unwrap();
-        world.config.limits.shim_cleanup = Duration::from_millis(200);
-        world.config.limits.shim_shutdown = Duration::from_millis(200);
-        world.stop().await;
-        world.start().await;
-        let limit = Deadline::after(Duration::from_millis(300));
-        let options = world.options("true");
-        let created = world.tasks().create(&world.namespace, &id("c1"), options, limit).await;
-        let error = created.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
-        world.check_empty().await;
+    for protocol in ["ttrpc", "grpc"] {
+        with_daemons(given_up(protocol));
+    }
+}
+
+async fn given_up(protocol: &str) {
+    // Listens, and accepts nothing.
+    let mut world = scripted("true").await;
+    let socket = world.directory.path().join("s");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let answer = serde_json::json!({
+        "version": 3,
+        "address": format!("unix://{}", socket.display()),
+        "protocol": protocol,
     });
+    let script = format!("#!/bin/sh\n[ \"$9\" = delete ] || echo '{answer}'\n");
+    fs::write(&world.shim, script).unwrap();
+    world.config.limits.shim_cleanup = Duration::from_millis(200);
+    world.config.limits.shim_shutdown = Duration::from_millis(200);
+    world.stop().await;
+    world.start().await;
+    let limit = Deadline::after(Duration::from_millis(300));
+    let options = world.options("true");
+    let created = world.tasks().create(&world.namespace, &id("c1"), options, limit).await;
+    let error = created.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+    world.check_empty().await;
 }
 
 #[test]

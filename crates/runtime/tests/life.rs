@@ -6,11 +6,13 @@ mod common;
 
 use std::path::Path;
 
-use common::{GO_SHIM, World, eventually, exec_options, id, own_shim, patient, with_daemons};
+use common::{
+    Front, GO_SHIM, World, eventually, exec_options, id, own_shim, patient, with_daemons,
+};
 use davit_runtime::{CreateOptions, Status};
 use davit_types::{ErrorKind, ExecId, Kind as _, Labels};
 
-/// The same test with Debian's shim and with ours.
+/// The same test with Debian's shim, with ours, and by gRPC.
 macro_rules! with_each_shim {
     ($($name:ident;)*) => {
         mod debian {
@@ -25,6 +27,13 @@ macro_rules! with_each_shim {
                 if let Some(shim) = super::own_shim() {
                     super::with_daemons(super::$name(&shim));
                 }
+            })*
+        }
+        mod grpc {
+            $(#[test]
+            fn $name() {
+                let front = super::Front::new();
+                super::with_daemons(super::$name(&front.path));
             })*
         }
     };

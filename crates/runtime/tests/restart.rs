@@ -8,7 +8,9 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{GO_SHIM, World, eventually, exec_options, id, own_shim, patient, with_daemons};
+use common::{
+    Front, GO_SHIM, World, eventually, exec_options, id, own_shim, patient, with_daemons,
+};
 use davit_runtime::{CreateOptions, Status};
 use davit_types::{ErrorKind, ExecId, Kind as _};
 use nix::sys::signal::{Signal, kill};
@@ -28,6 +30,13 @@ macro_rules! with_each_shim {
                 if let Some(shim) = super::own_shim() {
                     super::with_daemons(super::$name(&shim));
                 }
+            })*
+        }
+        mod grpc {
+            $(#[test]
+            fn $name() {
+                let front = super::Front::new();
+                super::with_daemons(super::$name(&front.path));
             })*
         }
     };

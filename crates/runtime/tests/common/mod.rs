@@ -44,6 +44,25 @@ pub fn own_shim() -> Option<PathBuf> {
     Some(path).filter(|path| path.exists())
 }
 
+/// Debian's shim behind one that speaks gRPC.
+pub struct Front {
+    _directory: TempDir,
+    pub path: PathBuf,
+}
+
+impl Front {
+    pub fn new() -> Self {
+        let name = "containerd-shim-grpc-front-v1";
+        let examples = std::env::current_exe().unwrap().parent().unwrap().join("../examples");
+        let program = examples.join(name).canonicalize().expect("cargo test builds the examples");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(name);
+        symlink(program, &path).unwrap();
+        fs::write(directory.path().join(format!("{name}.behind")), GO_SHIM).unwrap();
+        Self { _directory: directory, path }
+    }
+}
+
 pub fn id(name: &str) -> ContainerId {
     ContainerId::new(name).unwrap()
 }
@@ -229,7 +248,7 @@ impl World {
         let text = fs::read(self.bundle(name).join("bootstrap.json")).unwrap();
         let kept: serde_json::Value = serde_json::from_slice(&text).unwrap();
         let address = kept["address"].as_str().unwrap();
-        let path = address.strip_prefix("unix://").unwrap().into();
+        let path = address.trim_start_matches("unix://").into();
         self.sockets.lock().unwrap().push(path);
     }
 
