@@ -6,7 +6,8 @@
 #   integration/setup.sh FORKY KERNEL
 #
 # FORKY becomes the tree of newer peers (about 750 MB), KERNEL the files of a
-# Debian kernel for the virtual machine in which cgroup v2 is tested.
+# Debian kernel for the virtual machine in which cgroup v2 is tested; systemd and
+# dbus are installed for that machine, too, and started only there.
 set -eu
 
 forky=${1:?usage: setup.sh FORKY KERNEL}
@@ -15,9 +16,9 @@ kernel=${2:?usage: setup.sh FORKY KERNEL}
 forky=$(realpath -m "$forky")
 kernel=$(realpath -m "$kernel")
 
-packages='btrfs-progs busybox-static ca-certificates containerd cpio criu crun debootstrap
+packages='btrfs-progs busybox-static ca-certificates containerd cpio criu crun dbus debootstrap
 docker-registry docker.io erofs-utils gzip iproute2 kmod openssl patchelf procps qemu-system-x86 runc
-skopeo tinyproxy umoci util-linux xz-utils zstd'
+skopeo systemd tinyproxy umoci util-linux xz-utils zstd'
 # From Debian forky.
 peers='containerd crane crun docker-buildx docker-cli docker.io runc runsc soci-snapshotter'
 

@@ -1,6 +1,9 @@
 //! A virtual machine for what this machine's kernel is not set up for: cgroup
-//! v2. It boots Debian's cloud kernel under software emulation into a RAM disk
-//! that holds our binaries, the runtimes, `ctr` and a script.
+//! v2, alone or with systemd. It boots Debian's cloud kernel under software
+//! emulation into a RAM disk that holds our binaries, the runtimes, `ctr` and a
+//! script.
+
+mod systemd;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -21,7 +24,11 @@ const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mount -t tmpfs -o size=80% tmpfs /new
 for name in bin etc lib lib64 usr root; do /bin/busybox cp -a /$name /new/; done
 /bin/busybox mkdir -p /new/proc /new/sys /new/dev /new/run /new/tmp /new/var
-exec /bin/busybox switch_root /new /bin/start
+for module in overlay inet_diag tcp_diag udp_diag unix_diag netlink_diag af_packet_diag nfnetlink \
+    libcrc32c nf_tables tun veth; do
+    /bin/busybox insmod /root/$module.ko
+done
+exec /bin/busybox switch_root /new INIT
 "#;
 
 const START: &str = r#"#!/bin/busybox sh
@@ -35,10 +42,6 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 for controller in cpu memory pids io cpuset hugetlb; do
     echo +$controller > /sys/fs/cgroup/cgroup.subtree_control
 done
-for module in overlay inet_diag tcp_diag udp_diag unix_diag netlink_diag af_packet_diag nfnetlink \
-    libcrc32c nf_tables tun veth; do
-    insmod /root/$module.ko
-done
 ip link set lo up
 echo "=== script"
 sh /root/script
@@ -47,16 +50,37 @@ sync
 poweroff -f
 "#;
 
+/// What the machine's first process is, and does before it runs the script.
+struct Init {
+    program: &'static str,
+    /// For the kernel and for systemd.
+    arguments: &'static str,
+    install: fn(&Path),
+}
+
 /// Boots, runs `script` with busybox's shell, and hands back what it printed.
 /// In `$PATH` there are `davitd`, `davit`, our shim, `runc`, `crun`, `criu` and
-/// `ctr`;
-/// `/root/image.tar` is the busybox image.
+/// `ctr`; `/root/image.tar` is the busybox image.
 ///
 /// # Panics
 /// When the machine does not come to the script's end, or the script fails.
 pub fn run(script: &str) -> String {
+    let install = |root: &Path| script_file(&root.join("bin/start"), START);
+    boot(script, &Init { program: "/bin/start", arguments: "", install })
+}
+
+/// As [`run`], under Debian 12's systemd with its bus and its journal; the
+/// unit `davit.service` is there and not started.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_under_systemd(script: &str) -> String {
+    boot(script, &systemd::INIT)
+}
+
+fn boot(script: &str, init: &Init) -> String {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let disk = ram_disk(&directory, script);
+    let disk = ram_disk(&directory, script, init);
     let log = directory.path().join("serial");
     let mut machine = Command::new("qemu-system-x86_64")
         .args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048", "-no-reboot"])
@@ -67,7 +91,8 @@ pub fn run(script: &str) -> String {
         .arg(peers::kernel("vmlinuz"))
         .arg("-initrd")
         .arg(disk)
-        .args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/init"])
+        .arg("-append")
+        .arg(format!("console=ttyS0 quiet panic=-1 rdinit=/init {}", init.arguments))
         .stdin(Stdio::null())
         .spawn()
         .expect("qemu-system-x86 is installed");
@@ -91,7 +116,7 @@ fn serial(log: &Path) -> String {
     String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).replace('\r', "")
 }
 
-fn ram_disk(directory: &TempDir, script: &str) -> PathBuf {
+fn ram_disk(directory: &TempDir, script: &str, init: &Init) -> PathBuf {
     let root = directory.path().join("root");
     for name in ["bin", "etc", "lib", "lib64", "usr/bin", "usr/sbin", "root"] {
         fs::create_dir_all(root.join(name)).expect("the directory is new");
@@ -125,11 +150,8 @@ fn ram_disk(directory: &TempDir, script: &str) -> PathBuf {
     fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n").expect("a file");
     fs::write(root.join("etc/resolv.conf"), "").expect("a file");
     fs::write(root.join("root/script"), script).expect("a file");
-    for (name, text) in [("init", INIT), ("bin/start", START)] {
-        let path = root.join(name);
-        fs::write(&path, text).expect("a file");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("our file");
-    }
+    script_file(&root.join("init"), &INIT.replace("INIT", init.program));
+    (init.install)(&root);
     let disk = directory.path().join("disk");
     must(
         Command::new("sh")
@@ -139,6 +161,11 @@ fn ram_disk(directory: &TempDir, script: &str) -> PathBuf {
             .current_dir(&root),
     );
     disk
+}
+
+fn script_file(path: &Path, text: &str) {
+    fs::write(path, text).expect("a file");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("our file");
 }
 
 /// Copies a program and the libraries that it is linked with.
