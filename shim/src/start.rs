@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use davit_protocols::ttrpc::task;
 use davit_protocols::ttrpc::types::{RuntimeInfo, RuntimeVersion};
+use davit_types::ErrorKind;
 use protobuf::Message;
 use protobuf::well_known_types::timestamp::Timestamp;
 
@@ -209,7 +210,12 @@ fn spawn_server(
 /// Puts the serving process where the operator wants it.
 fn place<S: Shim>(pid: u32, request: &StartRequest) -> Result<(), Failure> {
     if let Some(group) = request.options.as_ref().and_then(S::cgroup) {
-        davit_sys::cgroup::at(&group)?.add_process(pid)?;
+        let found = davit_sys::cgroup::at(&group).map_err(|_| {
+            let text =
+                format!("failed to load cgroup {}: cgroups: cgroup deleted", group.display());
+            Failure::new(ErrorKind::Unknown, text)
+        })?;
+        found.add_process(pid)?;
     }
     // The daemon is to outlive its shims when memory runs out. Not worth
     // failing for: raising is refused in some sandboxes.

@@ -228,7 +228,7 @@ fn remapped_gid(spec: Option<&Any>) -> Result<Option<u32>, Error> {
         return Ok(None);
     };
     if spec.value.is_empty() {
-        return Ok(None);
+        return Err(Error::Binary("unexpected end of JSON input".into()));
     }
     let spec: SpecWithMappings =
         serde_json::from_slice(&spec.value).map_err(|error| Error::Shim {

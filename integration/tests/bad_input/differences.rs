@@ -109,8 +109,6 @@ pub const UNKNOWN: &[Difference] =
 
 /// A spec that is broken is the caller's mistake.
 const SPEC: &str = "a container that cannot be run as described is an invalid argument";
-/// What the shim does not find.
-const STREAM: &str = "the streams are looked at before the runtime is started";
 
 /// Of tasks whose parts are missing or broken.
 pub const BROKEN: &[Difference] = &[
@@ -123,17 +121,20 @@ pub const BROKEN: &[Difference] = &[
         Is(Code::NotFound),
         "the code of its message",
     ),
-    Difference::new("tasks.Create a relative stdout", "", Words, STREAM),
-    Difference::new("tasks.Create no stdout", "", Words, STREAM),
-    Difference::new("tasks.Create no logger", "", Words, GO),
-    Difference::new("tasks.Create", "", Words, GO),
+    Difference::new("tasks.Create a directory as shim", "", Words, GO),
+    Difference::new("tasks.Create a shim that is none", "", Words, "what it said is shown"),
+    Difference::new(
+        "tasks.Create options of an unknown type",
+        "",
+        Words,
+        "the shim decides what options it takes",
+    ),
 ];
 
 /// Of tasks in the wrong state.
 pub const LIFE: &[Difference] = &[
     Difference::new("tasks.Kill by ", "", Words, "the binary's name is no news"),
     Difference::new("tasks.Exec exec with ", "", Words, GO),
-    Difference::new("tasks.Start exec with no ", "", Words, STREAM),
     Difference::new("tasks.Update ", "", Words, "what was attempted is said"),
     Difference::new("tasks.Get stopped", "", Is(Code::Ok), "2.1's shim has crashed by then"),
 ];

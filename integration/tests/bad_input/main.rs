@@ -107,6 +107,8 @@ fn answer(daemon: &Daemon, api: &Api, call: &Call) -> Answer {
             let words = words.replace(&daemon.namespace(), "NS");
             // Control characters within quotes are written in two ways.
             let words = words.replace("\\u{1b}", "\\x1b").replace("\\0", "\\x00");
+            // Our shim says who it is.
+            let words = words.replace("io.containerd.davit.v2: ", "io.containerd.runc.v2: ");
             // The code again, as 1.6 has it behind errors of shims.
             let words = words.trim_end_matches(": unknown").trim_end();
             Answer { code: status.code(), words: without_numbers(words) }

@@ -87,6 +87,16 @@ pub fn mount_all(mounts: &[Mount], target: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What mount(2) is called with for these options, for whoever tells of it:
+/// the flags but those of propagation, and the data.
+///
+/// # Errors
+/// [`Error::MountOption`].
+pub fn arguments(options: &[String]) -> Result<(u64, String)> {
+    let parsed = Parsed::new(options)?;
+    Ok(((parsed.flags - PROPAGATION).bits(), parsed.data.join(",")))
+}
+
 fn open_below(root: &Path, path: &Path) -> Result<OwnedFd> {
     let named = || root.join(path.strip_prefix("/").unwrap_or(path));
     let dir = std::fs::File::open(root).map_err(|e| Error::path("open", root, e))?;

@@ -123,10 +123,32 @@ fn mount_rootfs(mounts: &[Mount], rootfs: &Path) -> Result<(), Failure> {
         }
         _ => {}
     }
-    davit_sys::mount::mount_all(mounts, rootfs).map_err(|error| {
-        let text = format!("failed to mount rootfs component: {}", error.full_message());
-        Failure::new(ErrorKind::Unknown, text)
-    })
+    for (index, each) in mounts.iter().enumerate() {
+        if let Err(error) = davit_sys::mount::mount(each, rootfs) {
+            if index > 0 {
+                // The first error is the one worth telling.
+                let _ = unmount_rootfs(rootfs);
+            }
+            return Err(not_mounted(each, rootfs, &error));
+        }
+    }
+    Ok(())
+}
+
+/// Says it as containerd 2.1 does (`core/mount/mount_linux.go`).
+fn not_mounted(mount: &Mount, rootfs: &Path, error: &davit_sys::Error) -> Failure {
+    let arguments = davit_sys::mount::arguments(&mount.options);
+    let text = match (words::behind(error), arguments) {
+        (Some(words), Ok((flags, data))) => format!(
+            "mount source: {:?}, target: {:?}, fstype: {}, flags: {flags}, data: {data:?}, \
+             err: {words}",
+            mount.source,
+            rootfs.join(mount.target.trim_start_matches('/')).components().as_path(),
+            mount.kind,
+        ),
+        _ => error.full_message(),
+    };
+    Failure::new(ErrorKind::Unknown, format!("failed to mount rootfs component: {text}"))
 }
 
 /// Takes away every mount at or below `rootfs`; one that is in use is at
@@ -153,7 +175,7 @@ async fn make(request: &task::CreateTaskRequest, fixed: Rc<Fixed>) -> Result<Mad
         (Stdio::default(), Io::default())
     } else {
         let opened = stdio::open(&streams, &fixed.owner(&fixed.id), &fixed.reaper).await;
-        opened.map_err(|e| prefixed("failed to create init process I/O", &e))?
+        opened.map_err(|e| stdio::not_opened(&e))?
     };
     let mut made =
         Made { fixed, pid: 0, exit: None, io, restore: None, cgroup: None, shares_pid_namespace };
@@ -185,7 +207,7 @@ async fn run_create(made: &mut Made, streams: &Request, stdio: Stdio) -> Result<
     };
     let window = fixed.reaper.keep_orphans();
     let created = fixed.runtime.create(&fixed.id, &fixed.bundle, options).await;
-    created.map_err(|error| runtime::failed("OCI runtime create failed", &error))?;
+    created.map_err(|error| fixed.failed("OCI runtime create failed", &error))?;
     let finished = async {
         if let Some(socket) = socket {
             made.io = take_console(&socket, streams, &fixed, &fixed.id).await?;

@@ -41,31 +41,37 @@ impl Fixed {
         }
     }
 
+    /// Words for a call of the runtime that has failed, for whatever reason.
+    pub fn failed(&self, what: &str, error: &runc_client::Error) -> Failure {
+        runtime::failed_silently(what, &self.bundle, self.options.binary(), error)
+            .unwrap_or_else(|| runtime::failed(what, error))
+    }
+
     /// Starts the init.
     ///
     /// # Errors
     /// The runtime's; so for all that follow.
     pub async fn start(&self) -> Result<(), Failure> {
         let started = self.runtime.start(&self.id).await;
-        started.map_err(|error| runtime::failed("OCI runtime start failed", &error))
+        started.map_err(|error| self.failed("OCI runtime start failed", &error))
     }
 
     /// Freezes the container.
     pub async fn pause(&self) -> Result<(), Failure> {
         let paused = self.runtime.pause(&self.id).await;
-        paused.map_err(|error| runtime::failed("OCI runtime pause failed", &error))
+        paused.map_err(|error| self.failed("OCI runtime pause failed", &error))
     }
 
     /// Thaws the container.
     pub async fn resume(&self) -> Result<(), Failure> {
         let resumed = self.runtime.resume(&self.id).await;
-        resumed.map_err(|error| runtime::failed("OCI runtime resume failed", &error))
+        resumed.map_err(|error| self.failed("OCI runtime resume failed", &error))
     }
 
     /// Changes limits; `resources` is the JSON of an OCI `LinuxResources`.
     pub async fn update(&self, resources: &[u8]) -> Result<(), Failure> {
         let updated = self.runtime.update(&self.id, resources).await;
-        updated.map_err(|error| runtime::failed("OCI runtime update failed", &error))
+        updated.map_err(|error| self.failed("OCI runtime update failed", &error))
     }
 
     /// Signals the init, or with `all` every process.
@@ -88,7 +94,7 @@ impl Fixed {
     /// The process ids in the container.
     pub async fn pids(&self) -> Result<Vec<u32>, Failure> {
         let pids = self.runtime.ps(&self.id).await;
-        pids.map_err(|error| runtime::failed("OCI runtime ps failed", &error))
+        pids.map_err(|error| self.failed("OCI runtime ps failed", &error))
     }
 
     /// Deletes the container in the runtime. That it is gone is no error: a

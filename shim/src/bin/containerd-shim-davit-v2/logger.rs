@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use crate::stdio::{Owner, give};
 use crate::uri::Program;
+use crate::words;
 
 /// How long a logger may take to get ready.
 const READY_LIMIT: Duration = Duration::from_secs(30);
@@ -54,10 +55,12 @@ impl Logger {
         reaper: &Reaper,
     ) -> Result<(Self, Pipes), Failure> {
         let failed = |what: &str, error: &io::Error| {
-            Failure::new(ErrorKind::Unknown, format!("failed to {what}: {error}"))
+            Failure::new(ErrorKind::Unknown, format!("failed to {what}: {}", words::of(error)))
         };
-        let (child, pipes, ready) = spawn(program, owner, reaper)
-            .map_err(|error| failed("start binary process", &error))?;
+        let (child, pipes, ready) = spawn(program, owner, reaper).map_err(|error| {
+            let what = format!("start binary process: fork/exec {}", program.path.display());
+            failed(&what, &error)
+        })?;
         let logger = Self { child };
         match timeout(READY_LIMIT, is_ready(ready, program.strict)).await {
             Ok(Ok(())) => Ok((logger, pipes)),

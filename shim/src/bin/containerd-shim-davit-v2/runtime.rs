@@ -11,6 +11,7 @@ use davit_types::ErrorKind;
 use runc_client::{Error, Runc};
 
 use crate::options::Options;
+use crate::words;
 
 /// Sets up the client of the runtime for a container.
 pub fn client(namespace: &str, bundle: &Path, options: &Options, reaper: &Reaper) -> Runc {
@@ -34,19 +35,40 @@ fn path_with(program: &str) -> Option<OsString> {
     std::env::join_paths(std::iter::once(dir).chain(std::env::split_paths(&path))).ok()
 }
 
+/// Words for a call of which the runtime has said nothing, because it was not
+/// there or died; the Go shim names the log in which it has looked.
+pub fn failed_silently(what: &str, bundle: &Path, binary: &str, error: &Error) -> Option<Failure> {
+    let reason = match error {
+        Error::BinaryNotFound { source, .. } => not_run(binary, source),
+        _ => {
+            let failure = error.failure().filter(|failure| failure.messages.is_empty())?;
+            let ending = failure.status.to_string().replace("exit status:", "exit status");
+            format!("{binary} did not terminate successfully: {ending}")
+        }
+    };
+    let log = bundle.join("log.json");
+    let text = format!(
+        "{what}: unable to retrieve OCI runtime error (open {}: no such file or directory): {reason}",
+        log.display()
+    );
+    Some(Failure::new(ErrorKind::Unknown, text))
+}
+
+/// Go's words for a program that cannot be run.
+fn not_run(binary: &str, error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::NotFound && !binary.contains('/') {
+        return format!("exec: \"{binary}\": executable file not found in $PATH");
+    }
+    format!("fork/exec {binary}: {}", words::of(error))
+}
+
 /// Words for a failed call: `OCI runtime create failed: …`, of kind unknown,
 /// as the Go shim has them. Of what the runtime said, its last word.
 pub fn failed(what: &str, error: &Error) -> Failure {
     let text = match (error.failure().and_then(runc_client::Failure::last_message), error) {
         (Some(message), _) => format!("{what}: {message}"),
         (None, Error::BinaryNotFound { binary, source }) => {
-            let binary = binary.display();
-            match source.kind() {
-                io::ErrorKind::NotFound if !binary.to_string().contains('/') => {
-                    format!("{what}: exec: \"{binary}\": executable file not found in $PATH")
-                }
-                _ => format!("{what}: fork/exec {binary}: {source}"),
-            }
+            format!("{what}: {}", not_run(&binary.to_string_lossy(), source))
         }
         _ => format!("{what}: {}", with_sources(error)),
     };

@@ -8,12 +8,9 @@ use davit_sys::cgroup::Cgroup;
 use davit_types::ErrorKind;
 use runc_client::{ExecOptions, RestoreOptions, Stdio};
 
-use crate::create::{
-    PID_FILE, Restore, cgroup_of, console_socket, prefixed, read_pid, take_console,
-};
+use crate::create::{PID_FILE, Restore, cgroup_of, console_socket, read_pid, take_console};
 use crate::criu;
 use crate::fixed::Fixed;
-use crate::runtime;
 use crate::stdio::{self, Io, Request};
 
 /// A process that runs now.
@@ -61,7 +58,7 @@ pub async fn restore(
     let options = RestoreOptions { image_path: Some(restore.image), ..options };
     let window = fixed.reaper.keep_orphans();
     let restored = runtime.restore(&fixed.id, &fixed.bundle, options).await;
-    restored.map_err(|error| runtime::failed("OCI runtime restore failed", &error))?;
+    restored.map_err(|error| fixed.failed("OCI runtime restore failed", &error))?;
     let io = match socket {
         Some(socket) => Some(take_console(&socket, &streams, &fixed, &fixed.id).await?),
         None => None,
@@ -94,7 +91,7 @@ pub async fn start_exec(exec: Exec) -> Result<Started, Failure> {
     } else {
         let owner = exec.fixed.owner(&exec.id);
         let opened = stdio::open(&exec.streams, &owner, &exec.fixed.reaper).await;
-        opened.map_err(|e| prefixed("failed to create init process I/O", &e))?
+        opened.map_err(|e| stdio::not_opened(&e))?
     };
     match run_exec(&exec, stdio, &mut io).await {
         Ok((pid, exit)) => {
@@ -121,7 +118,7 @@ async fn run_exec(exec: &Exec, stdio: Stdio, io: &mut Io) -> Result<(u32, Watch)
     };
     let window = fixed.reaper.keep_orphans();
     let run = fixed.runtime.exec(&fixed.id, &exec.process, options).await;
-    run.map_err(|error| runtime::failed("OCI runtime exec failed", &error))?;
+    run.map_err(|error| fixed.failed("OCI runtime exec failed", &error))?;
     let pid = read_pid(&pid_file)?;
     let exit = fixed.reaper.watch(pid);
     drop(window);

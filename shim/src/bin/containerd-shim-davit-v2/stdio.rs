@@ -21,10 +21,14 @@ use nix::libc;
 use runc_client::{Stdio, Stream};
 
 use crate::console::Console;
+use crate::create::prefixed;
 use crate::late::{LateClient, Output};
 use crate::logger::Logger;
 use crate::uri::Sink;
 use crate::words;
+
+/// Where the Go shim fails when a client's files are not what they should be.
+const COPY: &str = "failed to start io pipe copy: unable to copy pipes";
 
 /// What a client asked for, as it is told back by State.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -199,7 +203,20 @@ pub fn is_fifo(path: &Path) -> Result<bool, Failure> {
     use std::os::unix::fs::FileTypeExt;
     match std::fs::metadata(path) {
         Ok(metadata) => Ok(metadata.file_type().is_fifo()),
-        Err(error) => Err(failed(&format!("stat {}", path.display()), &error)),
+        Err(error) => {
+            let shown = path.display();
+            let text =
+                format!("{COPY}: containerd-shim: opening file {shown:?} failed: open {shown}");
+            Err(failed(&text, &error))
+        }
+    }
+}
+
+/// A failure of [`open`], with the step at which it comes in the Go shim.
+pub fn not_opened(failure: &Failure) -> Failure {
+    match failure.message().starts_with(COPY) {
+        true => failure.clone(),
+        false => prefixed("failed to create init process I/O", failure),
     }
 }
 
@@ -208,7 +225,7 @@ fn failed(what: &str, error: &io::Error) -> Failure {
 }
 
 fn cannot_open(what: &str, path: &Path, error: &io::Error) -> Failure {
-    let text = format!("containerd-shim: opening {what} {:?} failed", path.display());
+    let text = format!("{COPY}: containerd-shim: opening {what} {:?} failed", path.display());
     failed(&text, error)
 }
 

@@ -43,16 +43,23 @@ impl Sink {
         if address.is_empty() {
             return Ok(Self::Null);
         }
-        let Some((scheme, rest)) = split_scheme(address) else {
+        let Some((scheme, authority, rest)) = split_scheme(address) else {
             return Ok(Self::Fifo(address.into()));
         };
+        let unreadable = |escape: BadEscape| {
+            let text = format!("unable to parse stdout uri: parse {address:?}: {escape}");
+            Failure::new(ErrorKind::Unknown, text)
+        };
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let path = PathBuf::from(unescape(path, false)?);
+        unescape(authority, false).map_err(unreadable)?;
+        let path = PathBuf::from(unescape(path, false).map_err(unreadable)?);
+        let logger =
+            |strict| program(path.clone(), query, strict).map(Self::Logger).map_err(unreadable);
         match scheme.to_ascii_lowercase().as_str() {
             "fifo" => Ok(Self::Fifo(path)),
             "file" => Ok(Self::File(path)),
-            "binary" => Ok(Self::Logger(program(path, query, false)?)),
-            "binary-v2" => Ok(Self::Logger(program(path, query, true)?)),
+            "binary" => logger(false),
+            "binary-v2" => logger(true),
             _ => Err(Failure::new(ErrorKind::Unknown, format!("unknown STDIO scheme {scheme}"))),
         }
     }
@@ -66,9 +73,16 @@ impl Sink {
     }
 }
 
-/// Splits `scheme:rest`; the authority of `scheme://authority/path` is
-/// dropped, as all of these are local. `None` for a bare path.
-fn split_scheme(address: &str) -> Option<(&str, &str)> {
+/// A percent sign that begins no escape, and what follows it; or escapes that
+/// make up no text.
+#[derive(Debug, thiserror::Error)]
+#[error("invalid URL escape {0:?}")]
+struct BadEscape(String);
+
+/// Splits `scheme:rest` and takes the authority out of
+/// `scheme://authority/path`, which means nothing: all of these are local.
+/// `None` for a bare path.
+fn split_scheme(address: &str) -> Option<(&str, &str, &str)> {
     let (scheme, rest) = address.split_once(':')?;
     let mut bytes = scheme.bytes();
     let valid = bytes.next().is_some_and(|first| first.is_ascii_alphabetic())
@@ -76,14 +90,14 @@ fn split_scheme(address: &str) -> Option<(&str, &str)> {
     if !valid {
         return None;
     }
-    let path = match rest.strip_prefix("//") {
-        Some(hierarchical) => &hierarchical[hierarchical.find('/').unwrap_or(hierarchical.len())..],
-        None => rest,
+    let (authority, path) = match rest.strip_prefix("//") {
+        Some(both) => both.split_at(both.find('/').unwrap_or(both.len())),
+        None => ("", rest),
     };
-    Some((scheme, path))
+    Some((scheme, authority, path))
 }
 
-fn program(path: PathBuf, query: &str, strict: bool) -> Result<Program, Failure> {
+fn program(path: PathBuf, query: &str, strict: bool) -> Result<Program, BadEscape> {
     let mut program = Program { path, strict, ..Program::default() };
     let mut seen = Vec::new();
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
@@ -102,13 +116,7 @@ fn program(path: PathBuf, query: &str, strict: bool) -> Result<Program, Failure>
 }
 
 /// Undoes percent-encoding, and `+` for a blank in queries.
-fn unescape(text: &str, in_query: bool) -> Result<String, Failure> {
-    let invalid = || {
-        Failure::new(
-            ErrorKind::Unknown,
-            format!("unable to parse stdout uri: invalid URL escape in {text:?}"),
-        )
-    };
+fn unescape(text: &str, in_query: bool) -> Result<String, BadEscape> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
@@ -118,14 +126,16 @@ fn unescape(text: &str, in_query: bool) -> Result<String, Failure> {
                 let digits = rest.get(..2).and_then(|d| std::str::from_utf8(d).ok());
                 let digits = digits.filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
                 let value = digits.and_then(|d| u8::from_str_radix(d, 16).ok());
-                bytes.push(value.ok_or_else(invalid)?);
+                let escape =
+                    || format!("%{}", String::from_utf8_lossy(rest)).chars().take(3).collect();
+                bytes.push(value.ok_or_else(|| BadEscape(escape()))?);
                 rest = &rest[2..];
             }
             b'+' if in_query => bytes.push(b' '),
             _ => bytes.push(byte),
         }
     }
-    String::from_utf8(bytes).map_err(|_| invalid())
+    String::from_utf8(bytes).map_err(|_| BadEscape(text.into()))
 }
 
 #[cfg(test)]
@@ -163,6 +173,9 @@ mod tests {
     fn refuses_what_it_does_not_know() {
         let refusal = Sink::parse("http://x/y").unwrap_err();
         assert_eq!(refusal.to_string(), "unknown STDIO scheme http");
+        let refusal = Sink::parse("file://%zz").unwrap_err().to_string();
+        let words = "unable to parse stdout uri: parse \"file://%zz\": invalid URL escape \"%zz\"";
+        assert_eq!(refusal, words);
         for address in ["file:///%", "file:///%4", "file:///%zz", "file:///%+1", "file:///%ff"] {
             assert!(Sink::parse(address).is_err(), "{address}");
         }

@@ -1,5 +1,6 @@
 //! The system's errors in Go's words, which clients match.
 
+use std::error::Error;
 use std::io;
 
 use nix::errno::Errno;
@@ -17,6 +18,12 @@ pub fn of(error: &io::Error) -> String {
     }
 }
 
+/// The words of the system's error behind another; none where there is none.
+pub fn behind(error: &(dyn Error + 'static)) -> Option<String> {
+    let innermost = std::iter::successors(Some(error), |&error| error.source()).last()?;
+    innermost.downcast_ref().map(of)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -27,5 +34,8 @@ mod tests {
         assert_eq!(words(nix::libc::ENOENT), "no such file or directory");
         assert_eq!(words(nix::libc::EACCES), "permission denied");
         assert_eq!(of(&io::Error::other("mine")), "mine");
+        let missing = davit_sys::cgroup::at("nosuch".as_ref()).unwrap_err();
+        assert_eq!(behind(&missing).as_deref(), Some("no such file or directory"));
+        assert_eq!(behind(&std::fmt::Error), None);
     }
 }
