@@ -59,13 +59,14 @@ fn request<T>(message: T) -> Request<T> {
     request
 }
 
-/// How many directories are below those of the tasks' bundles and work.
-fn left(home: &Home) -> usize {
-    ["root", "state"]
-        .map(|top| home.path(top).join("io.containerd.runtime.v2.task/default"))
-        .iter()
-        .map(|path| std::fs::read_dir(path).map_or(0, Iterator::count))
-        .sum()
+/// Waits until nothing is below the directories of the tasks' bundles and work.
+fn until_nothing_is_left(home: &Home) {
+    let tops = ["root", "state"];
+    let tops = tops.map(|top| home.path(top).join("io.containerd.runtime.v2.task/default"));
+    let count = |path: &PathBuf| std::fs::read_dir(path).map_or(0, Iterator::count);
+    common::wait_for("the bundles go", || {
+        (tops.iter().map(count).sum::<usize>() == 0).then_some(())
+    });
 }
 
 fn end(daemon: &Daemon<'_>, id: &str) {
@@ -121,12 +122,12 @@ async fn a_task_goes_to_the_content_store_and_comes_back() {
     let spec = prost_types::Any::decode(spec.as_slice()).unwrap();
     assert_eq!(spec.type_url, "types.containerd.io/opencontainers/runtime-spec/1/Spec");
     end(&daemon, &id);
-    assert_eq!(left(&home), 0);
+    until_nothing_is_left(&home);
 
     restore(&daemon, &id, Some(archive.clone())).await.unwrap();
     assert!(daemon.ctr(&["task", "ls"]).contains("RUNNING"));
     end(&daemon, &id);
-    assert_eq!(left(&home), 0);
+    until_nothing_is_left(&home);
 
     let other = Descriptor { media_type: "text/plain".into(), ..archive.clone() };
     let refusal = restore(&daemon, &id, Some(other)).await.unwrap_err();
@@ -134,6 +135,6 @@ async fn a_task_goes_to_the_content_store_and_comes_back() {
     let digest = format!("sha256:{}", "0".repeat(64));
     let missing = Descriptor { digest, ..archive.clone() };
     assert_eq!(restore(&daemon, &id, Some(missing)).await.unwrap_err().code(), Code::NotFound);
-    assert_eq!(left(&home), 0);
+    until_nothing_is_left(&home);
     daemon.ctr(&["container", "rm", &id]);
 }

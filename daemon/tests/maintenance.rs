@@ -163,7 +163,8 @@ async fn tells_what_would_go_and_what_went() {
     // It is not to collect before we do.
     std::fs::write(
         home.path("config.toml"),
-        "version = 3\n[plugins.\"io.containerd.gc.v1.scheduler\"]\nschedule_delay = \"1h\"\n",
+        "version = 3\n[plugins.\"io.containerd.gc.v1.scheduler\"]\nschedule_delay = \"1h\"\n\
+         startup_delay = \"1h\"\n",
     )
     .unwrap();
     let mut command = home.command();
