@@ -20,7 +20,8 @@ packages='btrfs-progs busybox-static ca-certificates containerd cpio criu crun d
 docker-registry docker.io erofs-utils gzip iproute2 kmod openssl patchelf procps qemu-system-x86 runc
 skopeo systemd tinyproxy umoci util-linux xz-utils zstd'
 # From Debian forky.
-peers='containerd crane crun docker-buildx docker-cli docker.io runc runsc soci-snapshotter'
+peers='containerd crane criu crun docker-buildx docker-cli docker.io libcriu2 runc runsc
+soci-snapshotter'
 
 missing=
 for package in $packages; do
@@ -64,9 +65,10 @@ if [ "$(cat "$forky/.complete" 2>/dev/null)" != "$peers" ]; then
         --no-install-recommends $peers
     # The C programs among them want forky's C library; the Go ones run as they are.
     mkdir -p "$forky/peers"
-    for program in /usr/sbin/runc /usr/bin/crun; do
+    for program in /usr/sbin/criu /usr/sbin/runc /usr/bin/crun; do
         cp --remove-destination "$forky$program" "$forky/peers/"
-        patchelf --set-interpreter "$forky/lib64/ld-linux-x86-64.so.2" \
+        # An rpath holds for what its libraries want, too; a runpath does not.
+        patchelf --force-rpath --set-interpreter "$forky/lib64/ld-linux-x86-64.so.2" \
             --set-rpath "$forky/usr/lib/x86_64-linux-gnu" "$forky/peers/${program##*/}"
     done
     for program in containerd crane ctr containerd-shim-runc-v2 docker docker-proxy runsc \
