@@ -92,8 +92,8 @@ async fn a_subreaper_supplies_its_own_spawner() {
             loop_reaper.reap();
         }
     });
-    for name in ["runc", "crun"] {
-        let mut bed = Bed::new(name).unwrap();
+    for name in ["runc", "crun", "newer_runc", "newer_crun"] {
+        let mut bed = Bed::new(name);
         bed.runc = bed.runc.clone().spawner(Arc::new(OwnSpawner(reaper.clone())));
         one_container(&bed, &reaper).await;
         let before = descriptors();

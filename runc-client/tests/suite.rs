@@ -1,5 +1,6 @@
-//! The same suite against every runtime: runc and crun, and runsc if there is
-//! one. As root; real containers with a root file system of busybox.
+//! The same suite against every runtime: this machine's runc and crun, and the
+//! later runc, crun and runsc of the tree that `make test-setup` makes. As
+//! root; real containers with a root file system of busybox.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -16,11 +17,9 @@ macro_rules! suite {
     ($($runtime:ident: $($area:ident::{$($test:ident),* $(,)?})*;)*) => {
         $(mod $runtime {
             $($(
-                #[tokio::test]
-                async fn $test() {
-                    if let Some(bed) = crate::common::Bed::new(stringify!($runtime)) {
-                        crate::$area::$test(&bed).await;
-                    }
+                #[test]
+                fn $test() {
+                    crate::common::with_bed(stringify!($runtime), crate::$area::$test);
                 }
             )*)*
         })*
@@ -50,4 +49,4 @@ macro_rules! all_tests {
     };
 }
 
-all_tests!(runc, crun, runsc);
+all_tests!(runc, crun, newer_runc, newer_crun, newer_runsc);

@@ -79,7 +79,7 @@ pub async fn wrong_states(bed: &Bed) {
         assert!(matches!(error, Error::NotRunning(_)));
         fails(bed.runc.pause(&id).await, ErrorKind::NotRunning);
     }
-    bed.runc.delete(&id, false).await.unwrap();
+    bed.delete(&id).await;
 }
 
 pub async fn wrong_arguments(bed: &Bed) {

@@ -58,7 +58,7 @@ pub async fn a_terminal_arrives(bed: &Bed) {
     let output = output.await.unwrap();
     assert!(output.contains("/dev/pts/") || bed.is("runsc"), "{output}");
     assert!(output.ends_with("done\r\n"), "{output}");
-    bed.runc.delete(&id, false).await.unwrap();
+    bed.delete(&id).await;
 }
 
 pub async fn exec_has_a_terminal(bed: &Bed) {
