@@ -24,9 +24,7 @@ macro_rules! with_each_shim {
         mod own {
             $(#[test]
             fn $name() {
-                if let Some(shim) = super::own_shim() {
-                    super::with_daemons(super::$name(&shim));
-                }
+                super::with_daemons(super::$name(&super::own_shim()));
             })*
         }
         mod grpc {

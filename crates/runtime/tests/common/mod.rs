@@ -32,16 +32,17 @@ pub const GO_SHIM: &str = "/usr/bin/containerd-shim-runc-v2";
 /// No condition of a test takes this long on a machine that works.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Our own shim, when it has been built.
-pub fn own_shim() -> Option<PathBuf> {
+/// Our own shim.
+///
+/// # Panics
+/// When it has not been built: half of the tests would test nothing.
+pub fn own_shim() -> PathBuf {
     let mut directory = std::env::current_exe().unwrap();
     directory.pop();
     directory.pop();
     let path = directory.join("containerd-shim-davit-v2");
-    if !path.exists() {
-        eprintln!("{} is not built; not tested", path.display());
-    }
-    Some(path).filter(|path| path.exists())
+    assert!(path.exists(), "{} is missing: run `cargo build -p davit-shim` first", path.display());
+    path
 }
 
 /// Debian's shim behind one that speaks gRPC.
