@@ -578,6 +578,19 @@ pub fn write(mut file: &fs::File, text: &str) {
     file.write_all(text.as_bytes()).unwrap();
 }
 
+/// A program of the tree of newer peers.
+///
+/// # Panics
+/// When there is no such tree: what needs it is not tested then.
+pub fn forky(name: &str) -> PathBuf {
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/forky");
+    let tree = std::env::var_os("DAVIT_FORKY").map_or_else(default, PathBuf::from);
+    let path = tree.join("peers").join(name);
+    let path = path.canonicalize().unwrap_or(path);
+    assert!(path.is_file(), "{} is missing: run `make test-setup` first", path.display());
+    path
+}
+
 /// Whether a runtime is there and works here.
 pub fn has(runtime: &str) -> bool {
     if runtime == "crun" {

@@ -196,11 +196,10 @@ async fn make(request: &task::CreateTaskRequest, fixed: Rc<Fixed>) -> Result<Mad
 async fn run_create(made: &mut Made, streams: &Request, stdio: Stdio) -> Result<(), Failure> {
     let fixed = made.fixed.clone();
     let socket = streams.terminal.then(|| console_socket(&fixed.bundle)).transpose()?;
-    let pid_file = fixed.bundle.join(PID_FILE);
     let options = CreateOptions {
         stdio,
         console_socket: socket.as_ref().map(|socket| socket.path().to_owned()),
-        pid_file: Some(pid_file.clone()),
+        pid_file: Some(fixed.bundle.join(PID_FILE)),
         no_pivot: fixed.options.no_pivot_root,
         no_new_keyring: fixed.options.no_new_keyring,
         ..CreateOptions::default()
@@ -208,26 +207,52 @@ async fn run_create(made: &mut Made, streams: &Request, stdio: Stdio) -> Result<
     let window = fixed.reaper.keep_orphans();
     let created = fixed.runtime.create(&fixed.id, &fixed.bundle, options).await;
     created.map_err(|error| fixed.failed("OCI runtime create failed", &error))?;
-    let finished = async {
-        if let Some(socket) = socket {
-            made.io = take_console(&socket, streams, &fixed, &fixed.id).await?;
-        }
-        read_pid(&pid_file)
-    };
-    match finished.await {
-        Ok(pid) => {
-            made.pid = pid;
-            made.exit = Some(fixed.reaper.watch(pid));
-            drop(window);
-            Ok(())
-        }
-        Err(failure) => {
-            if let Err(error) = fixed.runtime.delete(&fixed.id, true).await {
-                log::warn!(container:% = fixed.id, error:%; "cannot delete what create has made");
-            }
-            Err(failure)
-        }
+    let taken = take_over(&fixed, socket, streams).await?;
+    drop(window);
+    made.pid = taken.pid;
+    made.exit = Some(taken.exit);
+    if let Some(io) = taken.io {
+        made.io = io;
     }
+    Ok(())
+}
+
+/// What a runtime has made, once it is ours.
+pub struct Taken {
+    /// The init's process id.
+    pub pid: u32,
+    /// The init's exit, to be awaited.
+    pub exit: Watch,
+    /// The shim's part of a terminal, if there is one.
+    pub io: Option<Io>,
+}
+
+/// Takes over a container that the runtime has made. The window for its exit
+/// is open.
+///
+/// # Errors
+/// No pid file, no terminal, streams that cannot be opened; the container is
+/// gone then.
+pub async fn take_over(
+    fixed: &Fixed,
+    socket: Option<ConsoleSocket>,
+    streams: &Request,
+) -> Result<Taken, Failure> {
+    let taken = async {
+        let pid = read_pid(&fixed.bundle.join(PID_FILE))?;
+        let io = match socket {
+            Some(socket) => Some(take_console(&socket, streams, fixed, &fixed.id).await?),
+            None => None,
+        };
+        Ok(Taken { pid, exit: fixed.reaper.watch(pid), io })
+    };
+    let taken: Result<Taken, Failure> = taken.await;
+    if taken.is_err()
+        && let Err(error) = fixed.runtime.delete(&fixed.id, true).await
+    {
+        log::warn!(container:% = fixed.id, error:%; "cannot delete what the runtime has made");
+    }
+    taken
 }
 
 /// A socket for the terminal.

@@ -8,7 +8,9 @@ use davit_sys::cgroup::Cgroup;
 use davit_types::ErrorKind;
 use runc_client::{ExecOptions, RestoreOptions, Stdio};
 
-use crate::create::{PID_FILE, Restore, cgroup_of, console_socket, read_pid, take_console};
+use crate::create::{
+    PID_FILE, Restore, Taken, cgroup_of, console_socket, read_pid, take_console, take_over,
+};
 use crate::criu;
 use crate::fixed::Fixed;
 use crate::stdio::{self, Io, Request};
@@ -35,22 +37,22 @@ pub struct Born {
 /// Restores an init from a checkpoint.
 ///
 /// # Errors
-/// The runtime's, CRIU's, or those of the streams.
+/// The runtime's, CRIU's, or those of the streams; nothing is left running then.
 pub async fn restore(
     fixed: Rc<Fixed>,
     restore: Restore,
     streams: Request,
 ) -> Result<Started, Failure> {
     let socket = streams.terminal.then(|| console_socket(&fixed.bundle)).transpose()?;
-    let pid_file = fixed.bundle.join(PID_FILE);
     let options = RestoreOptions {
         stdio: restore.stdio,
         console_socket: socket.as_ref().map(|socket| socket.path().to_owned()),
-        pid_file: Some(pid_file.clone()),
+        pid_file: Some(fixed.bundle.join(PID_FILE)),
         detach: true,
         work_path: Some(fixed.criu_work_path()),
         no_pivot: fixed.options.no_pivot_root,
-        no_subreaper: true,
+        // Not `no_subreaper`, which crun does not know: a runtime that detaches
+        // leaves its children to us whether it is one or not.
         ..RestoreOptions::default()
     };
     let runtime = criu::to_restore(&fixed.runtime, &fixed.bundle, &restore.image)
@@ -59,12 +61,7 @@ pub async fn restore(
     let window = fixed.reaper.keep_orphans();
     let restored = runtime.restore(&fixed.id, &fixed.bundle, options).await;
     restored.map_err(|error| fixed.failed("OCI runtime restore failed", &error))?;
-    let io = match socket {
-        Some(socket) => Some(take_console(&socket, &streams, &fixed, &fixed.id).await?),
-        None => None,
-    };
-    let pid = read_pid(&pid_file)?;
-    let exit = fixed.reaper.watch(pid);
+    let Taken { pid, exit, io } = take_over(&fixed, socket, &streams).await?;
     drop(window);
     Ok(Started { born: Some(Born { pid, exit, io }), cgroup: cgroup_of(pid) })
 }
