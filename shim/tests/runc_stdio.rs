@@ -18,7 +18,8 @@ with_each_runtime! {
     fifos_carry_all_three_streams, no_byte_passes_through_the_shim, a_client_comes_late,
     a_client_dies_and_another_comes, a_client_never_comes, stdin_stays_open_until_close_io,
     stdout_can_be_opened_again_by_another_user, files_are_appended_to, a_logger_gets_both_streams,
-    a_logger_that_lingers_is_ended, loggers_that_fail, execs_have_streams_of_their_own,
+    a_logger_that_lingers_is_ended, a_logger_that_ignores_sigterm_is_killed,
+    a_logger_is_not_started_for_nothing, loggers_that_fail, execs_have_streams_of_their_own,
     any_file_can_take_the_output, io_owner_is_applied, much_output_is_complete,
 }
 
@@ -291,6 +292,41 @@ fn a_logger_that_lingers_is_ended(runtime: &str) {
     shim.wait(&bundle.id, "").unwrap();
     shim.delete(&bundle.id, "").unwrap();
     assert_eq!(logged(&daemon), "terminated\n");
+}
+
+/// One that does not heed SIGTERM gets SIGKILL; the Delete waits for it.
+fn a_logger_that_ignores_sigterm_is_killed(runtime: &str) {
+    let daemon = Daemon::new();
+    let bundle = daemon.bundle(&["echo", "out"]);
+    let mut shim = daemon.start(&bundle);
+    let body = "
+        trap 'echo unmoved >> $log' TERM
+        echo $$ > $log
+        exec 5>&-
+        while :; do /bin/sleep 0.1; done";
+    let uri = logger(&daemon, body);
+    shim.run(&task::CreateTaskRequest { stdout: uri, ..bundle.create(runtime) });
+    shim.wait(&bundle.id, "").unwrap();
+    shim.delete(&bundle.id, "").unwrap();
+    let logged = logged(&daemon);
+    let (pid, rest) = logged.split_once('\n').unwrap();
+    assert_eq!(rest, "unmoved\n");
+    assert!(!is_alive(pid.parse().unwrap()), "the logger goes on");
+    // What it has run ends by itself.
+    wait_for("its children's end", || shim.children().is_empty().then_some(()));
+}
+
+/// Input that cannot be had leaves no logger behind, even one that lingers.
+fn a_logger_is_not_started_for_nothing(runtime: &str) {
+    let daemon = Daemon::new();
+    let bundle = daemon.bundle(&["true"]);
+    let mut shim = daemon.start(&bundle);
+    let lingering = logger(&daemon, "echo $$ > $log; exec 5>&-; while :; do /bin/sleep 0.1; done");
+    let mut request = bundle.create(runtime);
+    (request.stdin, request.stdout) = ("/no/such/fifo".into(), lingering);
+    let refusal = shim.create(&request).unwrap_err();
+    assert!(refusal.contains("/no/such/fifo"), "{refusal}");
+    assert!(shim.children().is_empty(), "{:?}", shim.children());
 }
 
 fn loggers_that_fail(runtime: &str) {

@@ -82,6 +82,11 @@ impl Console {
             Failure::new(ErrorKind::Unknown, format!("failed to start console copy: {error}"))
         };
         let mut io = Io::default();
+        // Before a logger is started, who would have to be ended again.
+        let input = match request.stdin.as_str() {
+            "" => None,
+            address => Some(stdio::open_input(address, owner)?),
+        };
         let writer = Writer::open(request, owner, reaper, &mut io).await?;
         let master = Rc::new(Polled::new(master).map_err(failed)?);
         let (hang_up, hung_up) = watch::channel(false);
@@ -92,8 +97,7 @@ impl Console {
             progress,
             tasks: vec![tokio::task::spawn_local(output)],
         };
-        if !request.stdin.is_empty() {
-            let (reader, spare) = stdio::open_input(&request.stdin, owner)?;
+        if let Some((reader, spare)) = input {
             let reader = Polled::reader(reader).map_err(failed)?;
             io.stdin = Some(spare);
             let input = copy_input(reader, master, hang_up);

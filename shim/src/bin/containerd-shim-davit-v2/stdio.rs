@@ -100,6 +100,12 @@ pub async fn open(
     let stdout = Sink::parse(&request.stdout)?;
     let stderr = Sink::parse(&request.stderr)?;
     let mut stdio = Stdio::default();
+    // Before a logger is started, who would have to be ended again.
+    if !request.stdin.is_empty() {
+        let (container, spare) = open_input(&request.stdin, owner)?;
+        stdio.stdin = container.into();
+        io.stdin = Some(spare);
+    }
     if let Sink::Logger(program) = stdout {
         // A logger gets both streams, whatever the address of the second.
         let (logger, pipes) = Logger::start(&program, owner, reaper).await?;
@@ -117,11 +123,6 @@ pub async fn open(
         }
         .map_or(Stream::Null, Stream::Fd);
         stdio.stdout = opened.take().map_or(Stream::Null, Stream::Fd);
-    }
-    if !request.stdin.is_empty() {
-        let (container, spare) = open_input(&request.stdin, owner)?;
-        stdio.stdin = container.into();
-        io.stdin = Some(spare);
     }
     Ok((stdio, io))
 }
