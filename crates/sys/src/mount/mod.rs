@@ -7,7 +7,7 @@ mod options;
 mod overlay;
 mod unmount;
 
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -182,19 +182,38 @@ fn too_long() -> io::Error {
 
 fn mount_by_program(program: &'static str, kind: &str, mount: &Mount, target: &Path) -> Result<()> {
     let mut command = Command::new(program);
-    command.arg(&mount.source).arg(target).stdin(Stdio::null());
+    command.arg(&mount.source).arg(target);
     for option in mount.options.iter().filter(|o| !options::is_private(o)) {
         command.args(["-o", option]);
     }
+    command.args(["-t", kind]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let failed = |e: io::Error| Error::path("mount", target, e);
-    let output = command.args(["-t", kind]).output().map_err(failed)?;
-    match output.status.success() {
+    let before = mounts_at(target)?;
+    let mut child = command.spawn().map_err(failed)?;
+    let mut text = Vec::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        stderr.read_to_end(&mut text).map_err(failed)?;
+    }
+    let done = match child.wait() {
+        Ok(status) => status.success(),
+        // A shim's reaper was faster, who collects every child: what the
+        // program has done shows whether it failed.
+        Err(e) if e.raw_os_error() == Some(libc::ECHILD) => mounts_at(target)? > before,
+        Err(e) => return Err(failed(e)),
+    };
+    match done {
         true => Ok(()),
         false => {
-            let text = String::from_utf8_lossy(&output.stderr);
+            let text = String::from_utf8_lossy(&text);
             Err(failed(io::Error::other(format!("{program}: {}", text.trim()))))
         }
     }
+}
+
+fn mounts_at(target: &Path) -> Result<usize> {
+    // What is named by a descriptor has another name in the table.
+    let target = target.canonicalize().map_err(|e| Error::path("resolve", target, e))?;
+    Ok(mountinfo::read()?.iter().filter(|mount| mount.mount_point == target).count())
 }
 
 #[cfg(test)]
