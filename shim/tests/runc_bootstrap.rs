@@ -4,15 +4,19 @@
 
 mod runc_harness;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use davit_protocols::ttrpc::bootstrap::{BootstrapParams, BootstrapResult};
 use davit_protocols::ttrpc::types::RuntimeInfo;
 use davit_protocols::ttrpc::{options, runtimeoptions};
 use protobuf::{Message, MessageField};
-use runc_harness::{Bundle, Daemon, SHIM, answer, any, is_alive, must, runc_options, wait_for};
+use runc_harness::{
+    Bundle, Daemon, LIMIT, SHIM, answer, any, is_alive, must, runc_options, wait_for,
+};
 
 fn run(command: &mut Command, stdin: &[u8]) -> Output {
     let mut child = command
@@ -169,4 +173,42 @@ fn it_tells_about_itself() {
     assert!(!output.status.success());
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("no-such-runtime"), "{stderr}");
+}
+
+/// Sends an empty request as a user, who may open the socket's file; how
+/// many bytes are answered.
+fn ask_as(user: u32, socket: &Path) -> usize {
+    let socket = socket.to_owned();
+    let asked = std::thread::spawn(move || {
+        // Of this thread alone, which ends with the question.
+        let id = rustix::thread::Uid::from_raw(user);
+        rustix::thread::set_thread_res_uid(id, id, id).unwrap();
+        let mut stream = UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        // Length 0, stream 1, a request without flags.
+        let _ = stream.write_all(&[0, 0, 0, 0, 0, 0, 0, 1, 1, 0]);
+        match stream.read(&mut [0; 64]) {
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => 0,
+            Err(error) => panic!("neither answered nor refused: {error}"),
+        }
+    });
+    asked.join().unwrap()
+}
+
+/// Even when the socket's permissions have been opened.
+#[test]
+fn other_users_are_not_answered() {
+    const NOBODY: u32 = 65534;
+    let daemon = Daemon::new();
+    let bundle = daemon.bundle(&["sleep", "1000"]);
+    let shim = daemon.start(&bundle);
+    for (path, mode) in
+        [(daemon.dir.path(), 0o711), (shim.socket.parent().unwrap(), 0o711), (&shim.socket, 0o666)]
+    {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    assert_eq!(ask_as(NOBODY, &shim.socket), 0);
+    assert!(ask_as(0, &shim.socket) > 0, "root is answered");
+    shim.shutdown(&bundle.id).unwrap();
 }

@@ -8,10 +8,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use davit_protocols::ttrpc::task;
-use runc_harness::{Bundle, Daemon, SHIM, answer, exec, is_alive, unique, wait_for};
+use runc_harness::{Bundle, Daemon, LIMIT, SHIM, answer, exec, is_alive, unique, wait_for};
 
 with_each_runtime! {
     one_shim_serves_a_pod, a_slow_create_delays_nobody, nothing_grows,
@@ -91,6 +91,65 @@ fn a_slow_create_delays_nobody(runtime: &str) {
     shim.end(&quick.id);
 }
 
+/// The kilobytes of a process that are its own.
+fn memory(pid: u32) -> usize {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    // Not "private": pages of a program that was just built count there.
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// As many execs as the machine can take: a kilobyte that each leaves behind
+/// would show.
+#[test]
+fn thousands_of_execs_leave_nothing() {
+    const AT_ONCE: usize = 8;
+    let daemon = Daemon::new();
+    let keeper = daemon.bundle(&["sleep", "1000"]);
+    let mut shim = daemon.start(&keeper);
+    // The faster runtime.
+    assert!(runc_harness::has("crun"), "crun is needed");
+    shim.run(&keeper.create("crun"));
+    let one = |id: &str| {
+        shim.exec(&exec(&keeper.id, id, &["true"])).unwrap();
+        shim.start(&keeper.id, id).unwrap();
+        assert_eq!(shim.wait(&keeper.id, id).unwrap().exit_status, 0);
+        shim.delete(&keeper.id, id).unwrap();
+    };
+    let many = |count: usize| {
+        std::thread::scope(|scope| {
+            for worker in 0..AT_ONCE {
+                let one = &one;
+                scope.spawn(move || {
+                    (0..count / AT_ONCE).for_each(|n| one(&format!("e{worker}-{n}")));
+                });
+            }
+        });
+    };
+    many(200);
+    let (descriptors, before) = (shim.descriptors(), memory(shim.pid));
+    many(2000);
+    // Events may have queued up meanwhile.
+    let mut heard = 0;
+    while heard < 2200 {
+        heard = wait_for("more exits to be told", || {
+            let topics = daemon.topics();
+            let exits = topics.iter().filter(|topic| *topic == "exit").count();
+            (exits > heard).then_some(exits)
+        });
+    }
+    let deadline = Instant::now() + LIMIT;
+    while shim.descriptors().len() > descriptors.len() {
+        let now = shim.descriptors();
+        assert!(Instant::now() < deadline, "before: {descriptors:?}\nnow: {now:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(shim.children().len(), 1, "{:?}", shim.children());
+    let after = memory(shim.pid);
+    assert!(after <= before + 1000, "{before} kB before, {after} kB after");
+    shim.end(&keeper.id);
+}
+
 /// Containers and execs come and go; descriptors, children and memory do not
 /// grow with their number.
 fn nothing_grows(runtime: &str) {
@@ -109,12 +168,6 @@ fn nothing_grows(runtime: &str) {
             shim.wait(&keeper.id, "e").unwrap();
             shim.delete(&keeper.id, "e").unwrap();
         }
-    };
-    let memory = |pid: u32| -> usize {
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-        // Not "private": pages of a program that was just built count there.
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
-        line.split_whitespace().next().unwrap().parse().unwrap()
     };
     round(&mut shim, 10);
     let (descriptors, before) = (shim.descriptors().len(), memory(shim.pid));
