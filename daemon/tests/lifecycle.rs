@@ -4,14 +4,17 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
 
-use common::{Home, davitd, run, wait_for};
-use nix::sys::signal::Signal;
+use common::{Daemon, Home, davitd, run, wait_for};
+use davit_protocols::grpc::containerd::services::version::v1::version_client::VersionClient;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 fn words(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
@@ -127,6 +130,40 @@ fn sockets_and_directories_are_closed() {
     assert_eq!(mode(&home.path("state")), 0o711);
 }
 
+/// Sends an empty request as a user; how many bytes are answered.
+fn ask_as(user: u32, socket: &Path) -> usize {
+    let socket = socket.to_owned();
+    let asked = std::thread::spawn(move || {
+        // Of this thread alone, which ends with the question.
+        let id = rustix::thread::Uid::from_raw(user);
+        rustix::thread::set_thread_res_uid(id, id, id).unwrap();
+        let mut stream = UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(common::LIMIT)).unwrap();
+        // Length 0, stream 1, a request without flags.
+        let _ = stream.write_all(&[0, 0, 0, 0, 0, 0, 0, 1, 1, 0]);
+        match stream.read(&mut [0; 64]) {
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => 0,
+            Err(error) => panic!("neither answered nor refused: {error}"),
+        }
+    });
+    asked.join().unwrap()
+}
+
+/// Even when the permissions of the shims' socket have been opened.
+#[test]
+fn other_users_tell_no_events() {
+    const NOBODY: u32 = 65534;
+    let home = Home::new();
+    let _daemon = home.start();
+    let socket = home.path("d.sock.ttrpc");
+    for (path, mode) in [(home.dir.path(), 0o711), (&*socket, 0o666)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    assert_eq!(ask_as(NOBODY, &socket), 0);
+    assert!(ask_as(0, &socket) > 0, "root is answered");
+}
+
 #[test]
 fn two_daemons_do_not_share() {
     let home = Home::new();
@@ -178,6 +215,94 @@ fn it_ends_when_told_to_and_starts_again_where_it_was() {
     daemon.signal(Signal::SIGINT);
     let mut daemon = daemon;
     assert!(wait_for("it ends", || daemon.child.try_wait().unwrap()).success());
+}
+
+/// How long a daemon may take from its start until it answers.
+const READY_LIMIT: Duration = Duration::from_secs(2);
+
+/// Spawns a daemon and asks for its version until that is answered.
+fn time_to_answer<'h>(home: &'h Home, tokio: &tokio::runtime::Runtime) -> (Duration, Daemon<'h>) {
+    let start = Instant::now();
+    let child = home.spawn(&mut home.command());
+    let daemon = Daemon { home, child };
+    let answered = async {
+        loop {
+            let asked = async {
+                let mut client =
+                    VersionClient::new(common::try_channel(&home.socket()).await.ok()?);
+                client.version(()).await.ok()
+            };
+            if asked.await.is_some() {
+                return start.elapsed();
+            }
+            assert!(start.elapsed() < common::LIMIT, "the daemon does not answer");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    (tokio.block_on(answered), daemon)
+}
+
+/// The best of three starts on what is there, each ended by a crash.
+fn best_start(home: &Home, tokio: &tokio::runtime::Runtime) -> Duration {
+    let start = |_| {
+        let (time, daemon) = time_to_answer(home, tokio);
+        daemon.kill();
+        time
+    };
+    (0..3).map(start).min().unwrap()
+}
+
+/// A promise about a machine that does other things, too: one good start in
+/// three shows that it can be kept.
+#[test]
+fn it_is_ready_within_two_seconds() {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let on_nothing = |_| {
+        let home = Home::new();
+        let (time, daemon) = time_to_answer(&home, &tokio);
+        daemon.kill();
+        time
+    };
+    let empty = (0..3).map(on_nothing).min().unwrap();
+    assert!(empty < READY_LIMIT, "on an empty root: {empty:?}");
+
+    let home = Home::new();
+    let daemon = home.start();
+    let archive = home.path("image.tar");
+    common::image::write(&archive);
+    daemon.ctr(&["image", "import", archive.to_str().unwrap()]);
+    let ids: Vec<String> =
+        (0..5).map(|n| format!("daemon-ready-{}-{n}", std::process::id())).collect();
+    for id in &ids {
+        daemon.ctr(&["run", "-d", common::image::NAME, id, "sleep", "1000"]);
+    }
+    daemon.kill();
+    let killed = best_start(&home, &tokio);
+    assert!(killed < READY_LIMIT, "with containers: {killed:?}");
+
+    let shim = shim_in(&home.path("state"), &ids[0]);
+    kill(shim, Signal::SIGSTOP).unwrap();
+    let stopped = best_start(&home, &tokio);
+    kill(shim, Signal::SIGCONT).unwrap();
+    assert!(stopped < READY_LIMIT, "with a shim that does not answer: {stopped:?}");
+
+    let daemon = home.start();
+    for id in &ids {
+        daemon.ctr(&["task", "rm", "-f", id]);
+        daemon.ctr(&["container", "rm", id]);
+    }
+}
+
+/// The shim whose working directory is a container's bundle.
+fn shim_in(state: &Path, id: &str) -> Pid {
+    let bundle = state.join("io.containerd.runtime.v2.task/default").join(id);
+    let mut pids = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<i32>().ok());
+    let works = |pid: &i32| {
+        std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|directory| directory == bundle)
+    };
+    Pid::from_raw(pids.find(works).expect("a shim"))
 }
 
 #[test]

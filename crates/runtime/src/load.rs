@@ -27,6 +27,10 @@ const CLEANUPS_AT_ONCE: usize = 16;
 /// was away, before the daemon does.
 const EXIT_GRACE: Duration = Duration::from_secs(10);
 
+/// How long the daemon lets its clients wait for shims when it starts: it is
+/// to answer within two seconds.
+const LOAD_WAIT: Duration = Duration::from_secs(1);
+
 /// What is on disk.
 #[derive(Default)]
 struct Found {
@@ -38,9 +42,8 @@ struct Found {
 impl Tasks {
     /// Finds every bundle on disk and connects to its shim, all at once.
     /// Returns when each was found or cleaned up after, at the latest after
-    /// the limit for loading: what takes longer goes on in the background,
-    /// and a Create of the same id waits for it. To be called once, before
-    /// the API answers.
+    /// a second: what takes longer goes on in the background, and a Create of
+    /// the same id waits for it. To be called once, before the API answers.
     pub async fn load(&self) {
         let config = self.config().clone();
         let found = blocking(move || search(&config)).await;
@@ -56,7 +59,8 @@ impl Tasks {
             .collect();
         let count = loads.len();
         let all = futures::future::join_all(loads);
-        if Deadline::after(self.config().limits.shim_load).limit(all).await.is_err() {
+        let limit = self.config().limits.shim_load.min(LOAD_WAIT);
+        if Deadline::after(limit).limit(all).await.is_err() {
             log::warn!(bundles = count; "some shims do not answer; going on without them");
         }
     }

@@ -78,7 +78,8 @@ impl Home {
         self.start_with(&mut self.command())
     }
 
-    pub fn start_with(&self, command: &mut Command) -> Daemon<'_> {
+    /// Starts a process whose log is kept, and does not wait for it.
+    pub fn spawn(&self, command: &mut Command) -> Child {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = self.path("log");
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -89,7 +90,11 @@ impl Home {
                 writeln!(file, "{line}").unwrap();
             }
         });
-        let mut daemon = Daemon { home: self, child };
+        child
+    }
+
+    pub fn start_with(&self, command: &mut Command) -> Daemon<'_> {
+        let mut daemon = Daemon { home: self, child: self.spawn(command) };
         wait_for("the daemon serves", || {
             if let Some(status) = daemon.child.try_wait().unwrap() {
                 panic!("the daemon ended: {status}\n{}", self.log());
@@ -175,6 +180,11 @@ impl Drop for Daemon<'_> {
 }
 
 pub async fn channel(socket: &Path) -> Channel {
+    try_channel(socket).await.unwrap()
+}
+
+/// A connection, if anybody listens.
+pub async fn try_channel(socket: &Path) -> Result<Channel, tonic::transport::Error> {
     let address = format!("unix://{}", socket.display());
-    Endpoint::from_shared(address).unwrap().connect().await.unwrap()
+    Endpoint::from_shared(address).unwrap().connect().await
 }
