@@ -62,6 +62,40 @@ fn containerds_own_default_is_accepted_and_what_does_not_apply_is_named() {
     assert!(!named.iter().any(|warning| warning.contains("aufs") || warning.contains("cgroup")));
 }
 
+/// What containerd 2.1 has by default, out of the tree of newer peers.
+fn newer_default() -> String {
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/forky");
+    let tree = std::env::var_os("DAVIT_FORKY").map_or_else(default, PathBuf::from);
+    let program = tree.join("peers/containerd");
+    assert!(program.exists(), "{} is missing: run `make test-setup` first", program.display());
+    let output = Command::new(program).args(["config", "default"]).output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_default_of_the_newer_containerd_is_accepted_too() {
+    let text = newer_default();
+    assert!(text.starts_with("version = 3\n"), "{text}");
+    let (mut config, warnings) = load(&text);
+    assert_eq!(config.root, Path::new("/var/lib/containerd"));
+    assert_eq!(config.state, Path::new("/run/containerd"));
+    assert_eq!(config.timeouts, Config::default().timeouts);
+    assert_eq!(config.stream_processors.len(), 2);
+    let migrated = migrate(&Files::new().write("config.toml", &text)).unwrap();
+    assert_eq!(load(&migrated).0, config);
+    config.complete().unwrap();
+    let named: Vec<&str> =
+        warnings.iter().map(|warning| warning.split_once(": ").unwrap().1).collect();
+    for expected in [
+        "plugins.\"io.containerd.cri.v1.images\" does not apply and is ignored",
+        "plugins.\"io.containerd.cri.v1.runtime\" does not apply and is ignored",
+        "plugins.\"io.containerd.nri.v1.nri\" does not apply and is ignored",
+    ] {
+        assert!(named.contains(&expected), "{expected:?} is not in {named:#?}");
+    }
+}
+
 #[test]
 fn our_default_is_complete_and_reads_back_as_itself() {
     let text = Config::default().to_toml();
