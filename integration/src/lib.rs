@@ -18,6 +18,7 @@ pub mod layout;
 pub mod leftovers;
 pub mod peers;
 pub mod proxy;
+pub mod pty;
 pub mod registry;
 pub mod scenarios;
 pub mod terminal;

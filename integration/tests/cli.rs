@@ -2,8 +2,6 @@
 
 #[path = "cli/life.rs"]
 mod life;
-#[path = "cli/pty.rs"]
-mod pty;
 #[path = "cli/seat.rs"]
 mod seat;
 #[path = "cli/terminal.rs"]
@@ -292,4 +290,26 @@ fn containerd_is_served_too() {
     let words = ["run", "--rm", "--runtime", "io.containerd.runc.v2", IMAGE, "echo", "hello"];
     assert_eq!(must(&mut davit_on(&daemon, &words)), "hello\n");
     assert_eq!(must(&mut davit_on(&daemon, &["ps", "-aq"])), "");
+}
+
+#[test]
+fn a_namespace_names_its_runtime() {
+    let seat = Seat::new();
+    let runtime = |name: &str| {
+        let label = format!("containerd.io/defaults/runtime={name}");
+        let words = ["namespace", "label", &seat.daemon.namespace(), &label];
+        seat.daemon.ctr_ok(Client::Ctr16, &words);
+    };
+    runtime("io.containerd.nothing.v7");
+    seat.fails(&["run", "--rm", IMAGE, "true"], 125, "io.containerd.nothing.v7");
+    runtime("io.containerd.davit.v2");
+    seat.ok(&["run", "-d", "--name", "labelled", IMAGE, "sleep", "1000"]);
+    let info = seat.daemon.ctr_ok(Client::Ctr16, &["container", "info", "labelled"]);
+    let info: Value = serde_json::from_str(&info).unwrap();
+    assert_eq!(info["Runtime"]["Name"], "io.containerd.davit.v2");
+    // What is asked for goes before what the namespace has.
+    let words = ["run", "--rm", "--runtime", "io.containerd.runc.v2", IMAGE, "echo", "other"];
+    assert_eq!(seat.ok(&words), "other\n");
+    seat.ok(&["rm", "-f", "labelled"]);
+    seat.nothing_left();
 }

@@ -3,13 +3,21 @@
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use davit_types::filter::{Adaptor, Filter};
 use davit_types::{Any, Envelope, Namespace};
 
 use crate::subscription::{Entrance, Subscription};
-use crate::{Error, topic};
+use crate::{Error, MAX_QUEUED_BYTES, MAX_QUEUED_EVENTS, topic};
+
+/// How long after its making an exchange keeps what it hears of tasks. Shims
+/// tell at once what happened while the daemon was away; clients that held a
+/// connection come back some seconds later.
+const CATCH_UP: Duration = Duration::from_secs(10);
+
+/// What those who come late are told.
+const KEPT_TOPICS: &str = "/tasks/";
 
 /// Reads one field of an event's payload for a filter on `event.…`: the
 /// payload and the path behind `event`. `None` when the message has no such
@@ -30,6 +38,24 @@ pub(crate) struct Subscribers {
     next: AtomicU64,
 }
 
+/// The events of an exchange's first moments, for those who come late.
+#[derive(Default)]
+struct Kept {
+    events: Vec<Arc<Envelope>>,
+    bytes: usize,
+}
+
+impl Kept {
+    /// More than a subscriber may leave unread is not kept.
+    fn add(&mut self, envelope: &Arc<Envelope>) {
+        let bytes = self.bytes + envelope.event.value.len();
+        if self.events.len() < MAX_QUEUED_EVENTS / 2 && bytes < MAX_QUEUED_BYTES / 2 {
+            self.bytes = bytes;
+            self.events.push(envelope.clone());
+        }
+    }
+}
+
 impl Subscribers {
     pub(crate) fn remove(&self, number: u64) {
         self.lock().retain(|subscriber| subscriber.number != number);
@@ -46,12 +72,30 @@ impl Subscribers {
 pub struct Exchange {
     subscribers: Arc<Subscribers>,
     fields: EventFields,
+    /// Until when events are kept.
+    catch_up: Instant,
+    /// Locked with the list of subscribers held, or the order could differ.
+    kept: Mutex<Kept>,
 }
 
 impl Exchange {
     /// An exchange without subscribers. `fields` reads payloads for filters.
     pub fn new(fields: EventFields) -> Self {
-        Self { subscribers: Arc::default(), fields }
+        Self::with_catch_up(fields, CATCH_UP)
+    }
+
+    fn with_catch_up(fields: EventFields, limit: Duration) -> Self {
+        let catch_up = Instant::now() + limit;
+        Self { subscribers: Arc::default(), fields, catch_up, kept: Mutex::default() }
+    }
+
+    /// What was kept; nothing any more when its time is over.
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if Instant::now() >= self.catch_up && !kept.events.is_empty() {
+            *kept = Kept::default();
+        }
+        kept
     }
 
     /// Tells everybody that `event` happened now, in `namespace`. Fails only
@@ -78,7 +122,8 @@ impl Exchange {
 
     /// Subscribes to what matches any of `filters`, in containerd's syntax,
     /// over `namespace`, `topic` and `event.<field>`; to everything when there
-    /// is none. Fails when one cannot be parsed.
+    /// is none. Who comes in the first moments is told what was heard of tasks
+    /// since the beginning. Fails when a filter cannot be parsed.
     pub fn subscribe(&self, filters: &[String]) -> Result<Subscription, Error> {
         if filters.is_empty() {
             return Ok(self.subscribe_to(|_| true));
@@ -96,8 +141,13 @@ impl Exchange {
     ) -> Subscription {
         let number = self.subscribers.next.fetch_add(1, Ordering::Relaxed);
         let (entrance, subscription) = Subscription::new(number, Arc::downgrade(&self.subscribers));
-        let wanted = Box::new(wanted);
-        self.subscribers.lock().push(Subscriber { number, wanted, entrance });
+        let subscriber = Subscriber { number, wanted: Box::new(wanted), entrance };
+        let mut subscribers = self.subscribers.lock();
+        for envelope in self.kept().events.iter().filter(|event| (subscriber.wanted)(event)) {
+            subscriber.entrance.offer(envelope);
+        }
+        subscribers.push(subscriber);
+        drop(subscribers);
         subscription
     }
 
@@ -107,7 +157,11 @@ impl Exchange {
         log::trace!(namespace = envelope.namespace.as_str(), topic = envelope.topic.as_str();
             "event");
         let envelope = Arc::new(envelope);
-        self.subscribers.lock().retain(|subscriber| {
+        let mut subscribers = self.subscribers.lock();
+        if envelope.topic.starts_with(KEPT_TOPICS) && Instant::now() < self.catch_up {
+            self.kept().add(&envelope);
+        }
+        subscribers.retain(|subscriber| {
             if !(subscriber.wanted)(&envelope) {
                 return true;
             }
@@ -136,7 +190,6 @@ impl Adaptor for Fields<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{MAX_QUEUED_BYTES, MAX_QUEUED_EVENTS};
 
     fn exchange() -> Exchange {
         Exchange::new(|event, path| match path {
@@ -252,5 +305,33 @@ mod tests {
             "envelope topic \"a\": must start with '/': invalid argument"
         );
         assert!(matches!(exchange.subscribe(&["==".to_owned()]), Err(Error::Filter(_))));
+    }
+
+    #[tokio::test]
+    async fn who_comes_back_late_is_told_of_tasks() {
+        let events = |exchange: &Exchange| {
+            for topic in ["/tasks/exit", "/images/create", "/tasks/delete"] {
+                exchange.publish(&namespace(), topic, Any::default()).unwrap();
+            }
+        };
+        let topics = async |exchange: Exchange, filters: &[String]| {
+            let mut subscription = exchange.subscribe(filters).unwrap();
+            exchange.publish(&namespace(), "/images/delete", Any::default()).unwrap();
+            drop(exchange);
+            let mut topics = Vec::new();
+            while let Some(event) = subscription.next().await {
+                topics.push(event.unwrap().topic.clone());
+            }
+            topics
+        };
+        let young = Exchange::new(|_, _| None);
+        events(&young);
+        assert_eq!(topics(young, &[]).await, ["/tasks/exit", "/tasks/delete", "/images/delete"]);
+        let young = Exchange::new(|_, _| None);
+        events(&young);
+        assert_eq!(topics(young, &[r#"topic=="/tasks/exit""#.to_owned()]).await, ["/tasks/exit"]);
+        let old = Exchange::with_catch_up(|_, _| None, Duration::ZERO);
+        events(&old);
+        assert_eq!(topics(old, &[]).await, ["/images/delete"]);
     }
 }

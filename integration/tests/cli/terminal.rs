@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use davit_integration::pty::OnTerminal;
 use davit_integration::{Daemon, image, wait_for};
 use nix::sys::signal::Signal;
 
-use crate::pty::OnTerminal;
 use crate::seat::{IMAGE, Seat, end, signal};
 
 #[test]

@@ -6,9 +6,10 @@ use std::io::{Read, Write};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex};
 
-use davit_integration::wait_for;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+
+use crate::wait_for;
 
 /// A program on a terminal of its own.
 pub struct OnTerminal {
@@ -21,6 +22,9 @@ pub struct OnTerminal {
 impl OnTerminal {
     /// Starts a program on a terminal of so many columns and rows, which
     /// controls the program's session.
+    ///
+    /// # Panics
+    /// When there is no such program.
     pub fn start(command: &Command, columns: u16, rows: u16) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("/dev/ptmx is there");
         grantpt(&master).expect("a new terminal");
@@ -70,6 +74,9 @@ impl OnTerminal {
     }
 
     /// Waits until `wanted` is shown.
+    ///
+    /// # Panics
+    /// When that takes longer than half a minute; the message has what was shown.
     pub fn expect(&mut self, wanted: &str) {
         let shown = Arc::clone(&self.shown);
         let mut last = String::new();
@@ -94,6 +101,9 @@ impl OnTerminal {
     }
 
     /// Waits until the program has ended.
+    ///
+    /// # Panics
+    /// When that takes longer than half a minute.
     pub fn wait(&mut self) -> ExitStatus {
         let child = &mut self.child;
         wait_for("the program on the terminal ends", 30, || child.try_wait().expect("our child"))
