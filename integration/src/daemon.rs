@@ -155,6 +155,8 @@ impl Daemon {
             std::os::unix::fs::symlink(target, bin.join(name)).expect("a new directory is empty");
         };
         link("containerd-shim-runc-v2", shim.path());
+        // This machine's may be older than its kernel.
+        link("criu", peers::forky("criu"));
         if peers::bin_dir().join("containerd-shim-davit-v2").exists() {
             link("containerd-shim-davit-v2", peers::ours("containerd-shim-davit-v2"));
         }

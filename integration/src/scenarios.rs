@@ -4,14 +4,18 @@
 //! compares the two texts to the letter.
 
 mod archives;
+mod checkpoints;
 mod registries;
+mod runtimes;
 
 use std::process::Command;
 
 use crate::text::{normalise, without};
 use crate::{Client, Daemon, Runtime, image, must, terminal, wait_for};
 pub use archives::{image_export_and_import, image_import_names, image_import_of_docker};
+pub use checkpoints::task_checkpoint;
 pub use registries::*;
+pub use runtimes::{one_shim_for_a_pod, plugins_inspect_runtime, run_in_a_user_namespace};
 
 /// One client on one daemon.
 pub struct Seat {
@@ -66,6 +70,14 @@ impl Seat {
         self.ok(&self.run(&["-d"], id, &["sleep", "1000"]));
     }
 
+    /// All tasks by name: of several, containerd's list has no order.
+    fn tasks(&self) -> String {
+        let list = self.any(&["task", "ls"]);
+        let mut lines: Vec<&str> = list.lines().collect();
+        lines.sort_unstable();
+        lines.join("\n") + "\n"
+    }
+
     fn wait_status(&self, id: &str, status: &str) {
         wait_for(&format!("{id} is {status}"), 20, || {
             let list = self.ok(&["task", "ls"]);
@@ -110,8 +122,17 @@ macro_rules! task_scenarios {
             task_checkpoint,
             task_rm_running,
             container_create_start,
+            one_shim_for_a_pod,
             events,
         );
+    };
+}
+
+/// The same for what `ctr` 2.1 can and 1.6 cannot.
+#[macro_export]
+macro_rules! new_task_scenarios {
+    ($with:ident) => {
+        $with!(run_in_a_user_namespace, plugins_inspect_runtime);
     };
 }
 
@@ -336,20 +357,6 @@ fn shape(value: &serde_json::Value, at: &str) -> String {
         }
         _ => format!("{at}\n"),
     }
-}
-
-/// A checkpoint by CRIU.
-pub fn task_checkpoint(seat: &Seat) -> String {
-    seat.daemon.import_image(seat.client);
-    seat.sleeper("frozen");
-    let written = seat.daemon.path("checkpoint");
-    std::fs::create_dir(&written).expect("a new directory");
-    let path = written.to_string_lossy().into_owned();
-    let taken = seat.command(&["task", "checkpoint", "--exit", "--image-path", &path, "frozen"]);
-    let mut taken = taken;
-    let output = taken.output().expect("ctr can be started");
-    let files = std::fs::read_dir(&written).map(|entries| entries.count()).unwrap_or(0);
-    format!("{} {}", output.status.success(), files > 5)
 }
 
 /// Removal of what still runs.

@@ -25,4 +25,5 @@ mod ctr16 {
 mod ctr21 {
     davit_integration::record_scenarios!(with_ctr21);
     davit_integration::task_scenarios!(with_ctr21);
+    davit_integration::new_task_scenarios!(with_ctr21);
 }

@@ -7,6 +7,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use davit_integration::daemon::Shim;
+use davit_integration::pty::OnTerminal;
 use davit_integration::{Client, Daemon, Server, image, leftovers, wait_for};
 use nix::sys::signal::{SIGKILL, kill};
 use nix::unistd::Pid;
@@ -121,8 +122,13 @@ fn an_exit_without_a_daemon_is_kept() {
 }
 
 #[test]
-fn an_exit_under_the_go_shim_is_kept() {
+fn an_exit_under_the_go_shim_of_debian_12_is_kept() {
     exit_meanwhile_is_kept(Shim::Go16);
+}
+
+#[test]
+fn an_exit_under_the_go_shim_of_forky_is_kept() {
+    exit_meanwhile_is_kept(Shim::Go21);
 }
 
 #[test]
@@ -142,9 +148,8 @@ fn shim_and_daemon_killed_together_lose_no_exit() {
     });
 }
 
-#[test]
-fn a_killed_shim_is_noticed_and_cleaned_up_after() {
-    let daemon = with_image(Shim::Ours, "state");
+fn a_killed_shim_is_cleaned_up_after(shim: Shim) {
+    let daemon = with_image(shim, "state");
     daemon.ctr_ok(CTR, &["run", "-d", image::NAME, "orphan", "sleep", "1000"]);
     kill_shims(&daemon);
     wait_for("the task is gone", 20, || (status(&daemon, "orphan") == "none").then_some(()));
@@ -155,4 +160,52 @@ fn a_killed_shim_is_noticed_and_cleaned_up_after() {
     // The name can be used again at once.
     let again = ["run", "--rm", image::NAME, "orphan", "echo", "again"];
     assert_eq!(daemon.ctr_ok(CTR, &again), "again\n");
+}
+
+#[test]
+fn a_killed_shim_of_ours_is_cleaned_up_after() {
+    a_killed_shim_is_cleaned_up_after(Shim::Ours);
+}
+
+#[test]
+fn a_killed_go_shim_of_debian_12_is_cleaned_up_after() {
+    a_killed_shim_is_cleaned_up_after(Shim::Go16);
+}
+
+#[test]
+fn a_killed_go_shim_of_forky_is_cleaned_up_after() {
+    a_killed_shim_is_cleaned_up_after(Shim::Go21);
+}
+
+/// `ctr` gives up when its daemon goes; the terminal it had goes on, and a new
+/// one takes it.
+fn a_terminal_is_attached_to_again(end: fn(&mut Daemon)) {
+    let mut daemon = with_image(Shim::Ours, "state");
+    let ask = "while read x; do echo got $x; [ $x = end ] && exit 9; done";
+    let mut run = daemon.ctr(CTR);
+    run.args(["run", "--tty", image::NAME, "session", "sh", "-c", ask]);
+    let mut first = OnTerminal::start(&run, 80, 24);
+    first.type_in("before\n");
+    first.expect("got before");
+    end(&mut daemon);
+    daemon.launch();
+    assert_eq!(status(&daemon, "session"), "RUNNING");
+    let mut attach = daemon.ctr(CTR);
+    attach.args(["task", "attach", "session"]);
+    let mut second = OnTerminal::start(&attach, 80, 24);
+    // The shell has the first words of whoever types first.
+    second.type_in("after\n");
+    second.expect("got after");
+    second.type_in("end\n");
+    assert_eq!(second.wait().code(), Some(9), "{}", second.text());
+}
+
+#[test]
+fn a_terminal_survives_a_restart() {
+    a_terminal_is_attached_to_again(Daemon::stop);
+}
+
+#[test]
+fn a_terminal_survives_a_killed_daemon() {
+    a_terminal_is_attached_to_again(Daemon::kill);
 }
