@@ -177,35 +177,36 @@ fn a_killed_go_shim_of_forky_is_cleaned_up_after() {
     a_killed_shim_is_cleaned_up_after(Shim::Go21);
 }
 
-/// `ctr` gives up when its daemon goes; the terminal it had goes on, and a new
-/// one takes it.
-fn a_terminal_is_attached_to_again(end: fn(&mut Daemon)) {
+/// A container's terminal goes on, and `ctr` can take it. (One that has it
+/// gives up with its daemon, and takes the FIFOs away.)
+fn a_terminal_is_attached_to_after(end: fn(&mut Daemon)) {
     let mut daemon = with_image(Shim::Ours, "state");
-    let ask = "while read x; do echo got $x; [ $x = end ] && exit 9; done";
-    let mut run = daemon.ctr(CTR);
-    run.args(["run", "--tty", image::NAME, "session", "sh", "-c", ask]);
-    let mut first = OnTerminal::start(&run, 80, 24);
-    first.type_in("before\n");
-    first.expect("got before");
+    let on_terminal = |daemon: &Daemon, words: &[&str]| {
+        let mut command = daemon.ctr(CTR);
+        command.args(words);
+        OnTerminal::start(&command, 80, 24)
+    };
+    let ask = "echo before; while read x; do echo got $x; [ $x = end ] && exit 9; done";
+    let run = ["run", "-d", "--tty", image::NAME, "session", "sh", "-c", ask];
+    let mut started = on_terminal(&daemon, &run);
+    assert!(started.wait().success(), "{}", started.text());
     end(&mut daemon);
     daemon.launch();
     assert_eq!(status(&daemon, "session"), "RUNNING");
-    let mut attach = daemon.ctr(CTR);
-    attach.args(["task", "attach", "session"]);
-    let mut second = OnTerminal::start(&attach, 80, 24);
-    // The shell has the first words of whoever types first.
-    second.type_in("after\n");
-    second.expect("got after");
-    second.type_in("end\n");
-    assert_eq!(second.wait().code(), Some(9), "{}", second.text());
+    let mut session = on_terminal(&daemon, &["task", "attach", "session"]);
+    session.expect("before");
+    session.type_in("after\n");
+    session.expect("got after");
+    session.type_in("end\n");
+    assert_eq!(session.wait().code(), Some(9), "{}", session.text());
 }
 
 #[test]
 fn a_terminal_survives_a_restart() {
-    a_terminal_is_attached_to_again(Daemon::stop);
+    a_terminal_is_attached_to_after(Daemon::stop);
 }
 
 #[test]
 fn a_terminal_survives_a_killed_daemon() {
-    a_terminal_is_attached_to_again(Daemon::kill);
+    a_terminal_is_attached_to_after(Daemon::kill);
 }
