@@ -47,6 +47,12 @@ pub struct Download {
     mark: u64,
     /// What the last server called this very version of the blob.
     tag: Option<(Origin, HeaderValue)>,
+    /// The best host that was left because it was slow, and how many bytes a
+    /// second it sent.
+    left: Option<(Origin, f64)>,
+    /// Whether all that are left to ask were slower than the one that we have
+    /// gone back to.
+    is_settled: bool,
     sources: Vec<String>,
 }
 
@@ -117,6 +123,8 @@ impl Download {
             tour: None,
             mark: from,
             tag: None,
+            left: None,
+            is_settled: false,
             sources: Vec::new(),
         }
     }
@@ -153,7 +161,8 @@ impl Download {
                 continue;
             };
             let endpoint = flow.endpoint.clone();
-            let taken = match flow.next(&self.repository.0.shared.settings).await {
+            let rest = self.end - self.offset;
+            let taken = match flow.next(&self.repository.0.shared.settings, rest).await {
                 Ok(piece) => {
                     let piece = flow.unskipped(piece);
                     self.take(&endpoint.host.authority, piece)
@@ -164,7 +173,11 @@ impl Download {
                 Ok(piece) if piece.is_empty() => {}
                 Ok(piece) => return Ok(Some(piece)),
                 Err(error) => {
-                    self.flow = None;
+                    if let Some(flow) = self.flow.take()
+                        && let Some(rate) = flow.too_slow
+                    {
+                        self.leave(&endpoint, rate, flow.is_hurried);
+                    }
                     self.failed(&endpoint, error);
                 }
             }
@@ -234,9 +247,27 @@ impl Download {
         Ok(piece)
     }
 
+    /// This host sends no more than `rate` bytes a second: another one is
+    /// tried, or the best of those that were left is gone back to.
+    fn leave(&mut self, endpoint: &Endpoint, rate: f64, has_more: bool) {
+        match self.left.take() {
+            Some((origin, _)) if !has_more => {
+                self.repository.0.shared.health.forgive(&origin);
+                self.is_settled = true;
+            }
+            Some(left) if rate < left.1 => self.left = Some(left),
+            _ => self.left = Some((endpoint.origin(), rate)),
+        }
+    }
+
     /// What came from this host is over.
     fn failed(&mut self, endpoint: &Endpoint, error: Error) {
         if self.tour.is_none() {
+            if error.is_bad_sign() {
+                // The others come first from here on.
+                let shared = &self.repository.0.shared;
+                shared.health.note_bad(endpoint.origin(), &shared.settings);
+            }
             self.tour = self.repository.tour("pull", |can| can.pull).ok();
             self.mark = self.offset;
             // It may go on here at once, unless it makes no sense to.
@@ -331,7 +362,10 @@ impl Download {
         let skip = self.check(&answer)?;
         let tag = answer.headers.get(ETAG).filter(|tag| is_strong(tag)).cloned();
         self.tag = tag.map(|tag| (endpoint.origin(), tag));
-        let flow = Flow::new(answer, turn, skip, place);
+        let mut flow = Flow::new(answer, turn, skip, place);
+        flow.is_hurried &= !self.is_settled;
+        let others = self.left.as_ref().filter(|(origin, _)| *origin != endpoint.origin());
+        flow.to_beat = others.map(|(_, rate)| *rate);
         if self.needs_range && !flow.is_partial {
             return Err(flow.answer.nonsense("the range is ignored"));
         }

@@ -22,10 +22,14 @@ pub(super) struct Flow {
     /// Whether the server has understood which bytes we want.
     pub is_partial: bool,
     /// Whether there is another host to go to when this one is slow.
-    is_hurried: bool,
+    pub is_hurried: bool,
     /// How long we have waited for how many bytes.
     waited: Duration,
     received: u64,
+    /// What a host has sent in a second that was left for this one, the last.
+    pub to_beat: Option<f64>,
+    /// Bytes a second, once that was found to be too few.
+    pub too_slow: Option<f64>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
@@ -46,12 +50,14 @@ impl Flow {
             is_hurried: turn.patience.is_hurried,
             waited: Duration::ZERO,
             received: 0,
+            to_beat: None,
+            too_slow: None,
             _place: place,
         }
     }
 
-    /// The next piece of the answer.
-    pub async fn next(&mut self, settings: &Settings) -> Result<Bytes, Error> {
+    /// The next piece of the answer, of which `rest` bytes are still to come.
+    pub async fn next(&mut self, settings: &Settings, rest: u64) -> Result<Bytes, Error> {
         let begun = Instant::now();
         let piece = self.answer.next().await?;
         let piece = piece
@@ -59,9 +65,13 @@ impl Flow {
         self.waited += begun.elapsed();
         self.received += piece.len() as u64;
         // Only what the server makes us wait for counts.
-        if self.is_hurried && self.waited > settings.mirror_timeout * 2 {
-            let least = settings.slow_rate as f64 * self.waited.as_secs_f64();
-            if (self.received as f64) < least {
+        if self.waited > settings.mirror_timeout {
+            let rate = self.received as f64 / self.waited.as_secs_f64();
+            let is_slow = settings.slow_rate as f64 > rate
+                || rest as f64 > rate * settings.slow_rest.as_secs_f64();
+            let is_beaten = self.to_beat.is_some_and(|other| rate < other);
+            if (self.is_hurried && is_slow) || (!self.is_hurried && is_beaten) {
+                self.too_slow = Some(rate);
                 return Err(self.answer.broken(Failure::Timeout("the host is too slow")));
             }
             (self.waited, self.received) = (Duration::ZERO, 0);

@@ -33,6 +33,10 @@ pub struct Settings {
     /// Bytes a second; a host that is slower while there is another one left
     /// to ask is left.
     pub slow_rate: u64,
+    /// How long the rest of a blob may take at a host's pace; a host that needs
+    /// longer while there is another one left to ask is left, and gone back to
+    /// when that one needs longer still.
+    pub slow_rest: Duration,
     /// How long a host that was dead or slow is asked last.
     pub bad_host_memory: Duration,
     /// Downloads at a time from one host; 0 is any number.
@@ -75,6 +79,7 @@ impl Default for Settings {
             mirror_timeout: Duration::from_secs(10),
             commit_timeout: Duration::from_secs(600),
             slow_rate: 16 << 10,
+            slow_rest: Duration::from_secs(60),
             bad_host_memory: Duration::from_secs(60),
             downloads: 0,
             ranges: None,

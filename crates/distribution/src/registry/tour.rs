@@ -36,6 +36,11 @@ impl Health {
         self.note(origin, settings.bad_host_memory);
     }
 
+    /// This host is no worse than the others.
+    pub fn forgive(&self, origin: &Origin) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(origin);
+    }
+
     /// This host gave wrong bytes.
     pub fn note_liar(&self, origin: Origin, settings: &Settings) {
         self.note(origin, settings.bad_host_memory.saturating_mul(DISTRUST));

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use davit_distribution::registry::{Error, Ranges, Repository, Settings};
+use davit_distribution::registry::{Error, Ranges, Registry, Repository, Settings};
 use davit_types::{ErrorKind, Kind};
 
 use crate::server::{Ending, Reply, Server, nobody};
@@ -222,6 +222,32 @@ async fn a_slow_mirror_is_left_for_a_better_one() {
     assert_eq!(read(&repository, &wanted, 0).await.unwrap(), blob);
     assert_eq!(read(&repository, &wanted, 0).await.unwrap(), blob);
     assert_eq!(trickle.seen().len(), 1, "it is remembered to be slow");
+}
+
+#[tokio::test]
+async fn a_mirror_that_would_take_long_is_left_unless_others_would_take_longer() {
+    let blob = bytes(300_000);
+    let wanted = descriptor(LAYER, &blob);
+    let paced = async |bytes: usize| {
+        let blob = blob.clone();
+        Server::start(move |seen| Reply::part_of(&blob, seen).ending(Ending::Pace(bytes))).await
+    };
+    let settings = || Settings { slow_rest: Duration::from_millis(800), ..hasty() };
+    let (slow, slower, fast) = (paced(1000).await, paced(100).await, paced(100_000).await);
+    let ask = async |hosts, registry: &Registry| {
+        let repository = open(registry, "registry.test/team/app:1", access(hosts));
+        assert_eq!(read(&repository, &wanted, 0).await.unwrap(), blob);
+    };
+    ask([mirror(&slow.address), host(&fast.address)], &registry(settings())).await;
+    assert_eq!((slow.seen().len(), fast.seen().len()), (1, 1));
+    // It goes on where the mirror was.
+    assert!(fast.served() < blob.len(), "{} bytes", fast.served());
+    let registry = registry(settings());
+    ask([mirror(&slow.address), host(&slower.address)], &registry).await;
+    assert_eq!((slow.seen().len(), slower.seen().len()), (3, 1));
+    // Whoever is slower still is asked last.
+    ask([mirror(&slow.address), host(&slower.address)], &registry).await;
+    assert_eq!((slow.seen().len(), slower.seen().len()), (4, 1));
 }
 
 #[tokio::test]

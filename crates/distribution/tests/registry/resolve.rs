@@ -284,11 +284,22 @@ async fn a_host_that_makes_no_sense_is_named() {
 }
 
 #[test]
-fn the_defaults_are_sound() {
+fn the_defaults_are_what_is_documented() {
+    let text = include_str!("../../../../docs/DEVIATIONS.md");
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let settings = Settings::default();
-    assert!(settings.mirror_timeout < settings.stall_timeout);
-    assert!(settings.backoff < settings.backoff_limit);
-    assert!(settings.connect_timeout > Duration::ZERO);
+    let seconds = |time: Duration| time.as_secs();
+    for sentence in [
+        format!("a mirror has {} s to connect", seconds(settings.mirror_connect_timeout)),
+        format!("{} s to speak", seconds(settings.mirror_timeout)),
+        format!("less than {} KiB/s", settings.slow_rate >> 10),
+        format!("asked last for the next {} s", seconds(settings.bad_host_memory)),
+        format!("more than {} s fails at once", seconds(settings.retry_after_limit)),
+    ] {
+        assert!(text.contains(&sentence), "{sentence:?} is not in DEVIATIONS.md");
+    }
+    assert_eq!((settings.retries, settings.slow_rest), (5, Duration::from_secs(60)));
+    assert!(settings.mirror_timeout < settings.stall_timeout, "who is alone has more time");
 }
 
 #[tokio::test]

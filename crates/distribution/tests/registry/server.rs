@@ -53,6 +53,8 @@ pub enum Ending {
     Stall(usize),
     /// Not at all: one byte comes now and then.
     Trickle,
+    /// Whole, but so many bytes in ten milliseconds.
+    Pace(usize),
     /// Not at all: bytes without end.
     Endless,
 }
@@ -280,7 +282,7 @@ async fn answer<S: AsyncWrite + Unpin>(
     let length = match reply.ending {
         Ending::Whole => reply.body.len(),
         Ending::Reset(length) | Ending::Cut(length) | Ending::Stall(length) => length,
-        Ending::Trickle | Ending::Endless => 0,
+        Ending::Trickle | Ending::Pace(_) | Ending::Endless => 0,
     };
     let body = &reply.body[..length.min(reply.body.len())];
     *count.lock().unwrap() += body.len();
@@ -309,6 +311,15 @@ async fn finish<S: AsyncWrite + Unpin>(stream: &mut S, reply: &Reply) -> Next {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             Next::End
+        }
+        Ending::Pace(bytes) => {
+            for piece in reply.body.chunks(bytes) {
+                if stream.write_all(piece).await.is_err() || stream.flush().await.is_err() {
+                    return Next::End;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Next::Go
         }
         Ending::Endless => {
             while stream.write_all(&[b' '; 4096]).await.is_ok() {}
