@@ -47,12 +47,18 @@ pub fn layers(mounts: &[Mount]) -> Vec<PathBuf> {
 }
 
 /// Reads a file of the image as its uppermost layer has it; empty where there
-/// is none.
-fn read(layers: &[PathBuf], path: &str) -> String {
-    layers.iter().find_map(|layer| read_in(layer, path)).unwrap_or_default()
+/// is none. One that is too large is refused: where it is cut, a number would
+/// become another.
+fn read(layers: &[PathBuf], path: &str) -> Result<String, Error> {
+    let bytes = layers.iter().find_map(|layer| read_in(layer, path)).unwrap_or_default();
+    if bytes.len() as u64 > FILE_LIMIT {
+        let reason = format!("more than the {FILE_LIMIT} bytes that are read of it");
+        return Err(Error::invalid(format!("the image's /{path}"), reason));
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn read_in(root: &Path, path: &str) -> Option<String> {
+fn read_in(root: &Path, path: &str) -> Option<Vec<u8>> {
     let root =
         open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
     let how = OpenHow::new()
@@ -61,21 +67,21 @@ fn read_in(root: &Path, path: &str) -> Option<String> {
     let file = File::from(openat2(&root, path, how).ok()?);
     let regular = file.metadata().ok()?.is_file();
     let mut text = Vec::new();
-    file.take(FILE_LIMIT).read_to_end(&mut text).ok()?;
+    file.take(FILE_LIMIT + 1).read_to_end(&mut text).ok()?;
     // A whiteout is a device: the file is gone from here upwards.
-    Some(if regular { String::from_utf8_lossy(&text).into_owned() } else { String::new() })
+    Some(if regular { text } else { Vec::new() })
 }
 
 /// Finds who `user` is in the image whose root is made of `layers`.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a name that the image does not know and for numbers
-/// that are none.
+/// [`Error::Invalid`] for a name that the image does not know, for numbers that
+/// are none, and for files that are too large.
 pub fn find(user: &str, layers: &[PathBuf]) -> Result<User, Error> {
     if user.is_empty() {
         return Ok(User::default());
     }
-    let (passwd, group) = (read(layers, "etc/passwd"), read(layers, "etc/group"));
+    let (passwd, group) = (read(layers, "etc/passwd")?, read(layers, "etc/group")?);
     parse(user, &passwd, &group)
 }
 
@@ -163,8 +169,26 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("etc")).unwrap();
         std::os::unix::fs::symlink("/etc/hostname", root.path().join("etc/passwd")).unwrap();
-        assert_eq!(read(&[root.path().to_owned()], "etc/passwd"), "");
+        let read = || read(&[root.path().to_owned()], "etc/passwd").unwrap();
+        assert_eq!(read(), "");
         std::fs::write(root.path().join("etc/hostname"), "inside").unwrap();
-        assert_eq!(read(&[root.path().to_owned()], "etc/passwd"), "inside");
+        assert_eq!(read(), "inside");
+    }
+
+    #[test]
+    fn files_that_are_too_large_are_refused() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("etc")).unwrap();
+        let line = "web:x:33:34::/:\n";
+        let write = |size: usize| {
+            let text = line.repeat(size / line.len() + 1);
+            std::fs::write(root.path().join("etc/passwd"), &text[..size]).unwrap();
+        };
+        let layers = [root.path().to_owned()];
+        write(FILE_LIMIT as usize);
+        assert_eq!(find("web", &layers).unwrap().uid, 33);
+        write(FILE_LIMIT as usize + 1);
+        let error = find("web", &layers).unwrap_err().to_string();
+        assert!(error.starts_with("the image's /etc/passwd: more than"), "{error}");
     }
 }
