@@ -23,7 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["davit-types", "davit-sys", "davit-content", "davit-snapshots", "davit-diff"],
     ),
     ("davit-runtime", &["davit-types", "davit-sys", "davit-protocols", "davit-events"]),
-    ("davit-client", &["davit-types", "davit-protocols"]),
+    ("davit-client", &["davit-types", "davit-protocols", "davit-diff", "davit-distribution"]),
     (
         "davit-daemon",
         &[

@@ -2,9 +2,10 @@
 //! `manifest.json` that `docker load` reads (containerd,
 //! `core/images/archive/exporter.go`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
+use davit_distribution::pull::names::is_non_distributable;
 use davit_protocols::grpc::containerd::services::content::v1 as api;
 use davit_protocols::grpc::containerd::types::{Descriptor, Platform};
 use davit_types::platform::Matcher;
@@ -125,8 +126,13 @@ impl Plan {
     ) -> Result<Option<Descriptor>, Error> {
         let matcher = options.matcher();
         let mut manifest = None;
+        // However many refer to a document, it is looked at once.
+        let mut seen = HashSet::new();
         let mut open = vec![(root.clone(), true, 0)];
         while let Some((node, fits, depth)) = open.pop() {
+            if !seen.insert((node.digest.clone(), node.media_type.clone(), fits)) {
+                continue;
+            }
             if depth > DEPTH {
                 let reason = format!("indexes nested more than {DEPTH} deep");
                 return Err(Error::invalid(&root.digest, reason));
@@ -211,11 +217,6 @@ impl Options {
             platforms => Matcher::ordered(platforms),
         }
     }
-}
-
-fn is_non_distributable(media_type: &str) -> bool {
-    media_type.starts_with("application/vnd.oci.image.layer.nondistributable.")
-        || media_type.starts_with("application/vnd.docker.image.rootfs.foreign.")
 }
 
 fn parsed(target: &Descriptor) -> Result<Digest, Error> {

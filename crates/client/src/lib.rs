@@ -21,6 +21,7 @@
 //! # }
 //! ```
 
+pub mod archive;
 mod compress;
 mod connection;
 mod content;

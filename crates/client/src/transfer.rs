@@ -176,6 +176,70 @@ pub async fn export<E: From<Error>>(
     Ok(())
 }
 
+/// Has the daemon read an archive, whose pieces `give` hands out until there
+/// are none, and make images of it as `store` says.
+///
+/// `told` is told how it goes. Dropping this ends the transfer.
+///
+/// # Errors
+/// As [`pull`], and those of `give`.
+pub async fn import(
+    client: &Client,
+    give: impl AsyncFnMut() -> Result<Option<Bytes>, Error>,
+    options: types::ImageImportStream,
+    store: &types::ImageStore,
+    told: impl FnMut(types::Progress),
+) -> Result<(), Error> {
+    let stream = Stream::open(client, "import").await?;
+    let mut progress = Stream::open(client, "progress").await?;
+    let from = types::ImageImportStream { stream: stream.id.clone(), ..options };
+    let request = TransferRequest {
+        source: Some(pack("ImageImportStream", &from)),
+        destination: Some(pack("ImageStore", store)),
+        options: Some(TransferOptions { progress_stream: progress.id.clone() }),
+    };
+    let work = call(client, request, &mut progress, told);
+    tokio::select! {
+        result = work => result,
+        error = feed(stream, give) => Err(error),
+    }
+}
+
+/// Sends an archive, as fast as the daemon takes it. Comes back only when
+/// there is something wrong on this side.
+async fn feed(
+    mut stream: Stream,
+    mut give: impl AsyncFnMut() -> Result<Option<Bytes>, Error>,
+) -> Error {
+    let mut window = 0_usize;
+    let mut feed = async || {
+        while let Some(mut piece) = give().await? {
+            while !piece.is_empty() {
+                while window == 0 {
+                    let update = stream.next::<types::WindowUpdate>("WindowUpdate").await;
+                    // The answer to the call says why the daemon wants no more.
+                    let Ok(Some(update)) = update else { return Ok(()) };
+                    window += usize::try_from(update.update).unwrap_or_default();
+                }
+                let data = piece.split_to(piece.len().min(window).min(WINDOW as usize));
+                window -= data.len();
+                if stream.send("Data", &types::Data { data: data.into() }).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = feed().await {
+        return error;
+    }
+    // Only the daemon's side stays open.
+    let Stream { outgoing, mut incoming, .. } = stream;
+    drop(outgoing);
+    while let Ok(Some(_)) = incoming.message().await {}
+    std::future::pending().await
+}
+
 /// Takes what the daemon had sent before it answered.
 async fn rest<E: From<Error>>(
     mut stream: Stream,
@@ -226,7 +290,7 @@ async fn run(
     request: TransferRequest,
     mut streams: Streams,
     mut login: impl AsyncFnMut(types::AuthRequest) -> types::AuthResponse,
-    mut told: impl FnMut(types::Progress),
+    told: impl FnMut(types::Progress),
 ) -> Result<(), Error> {
     let Streams { progress, auth } = &mut streams;
     let answering = async {
@@ -236,9 +300,21 @@ async fn run(
                 break;
             }
         }
-        std::future::pending::<()>().await;
+        std::future::pending::<std::convert::Infallible>().await
     };
-    let mut answering = std::pin::pin!(answering);
+    tokio::select! {
+        result = call(client, request, progress, told) => result,
+        never = answering => match never {},
+    }
+}
+
+/// Calls the service, and hands on what it reports until it has answered.
+async fn call(
+    client: &Client,
+    request: TransferRequest,
+    progress: &mut Stream,
+    mut told: impl FnMut(types::Progress),
+) -> Result<(), Error> {
     let mut service = client.transfer();
     let mut call = std::pin::pin!(service.transfer(request));
     let mut listens = true;
@@ -250,7 +326,6 @@ async fn run(
                 // The answer to the call says what went wrong.
                 _ => listens = false,
             },
-            () = &mut answering => {}
         }
     };
     while listens {

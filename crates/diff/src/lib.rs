@@ -27,7 +27,7 @@ pub mod worker;
 pub use error::Error;
 pub use media_type::Compression;
 pub use processor::{Processing, Source, StreamProcessor, StreamProcessors};
-pub use stream::{Applied, Limits};
+pub use stream::{Applied, Decompressed, Limits};
 pub use whiteout::Whiteouts;
 
 use root::Root;

@@ -242,6 +242,44 @@ fn check(limits: Limits, total: u64, read: u64) -> Result<(), Error> {
     Ok(())
 }
 
+/// The archive in a stream that may be compressed by gzip or zstd, read on the
+/// caller's thread.
+pub struct Decompressed<'a> {
+    input: Box<dyn Read + 'a>,
+    limits: Limits,
+    /// Bytes taken from the stream.
+    read: Arc<AtomicU64>,
+    /// Bytes that came out.
+    total: u64,
+}
+
+impl<'a> Decompressed<'a> {
+    /// Reads from the start of `input`. What goes over `limits`, the one on
+    /// entries aside, is an error of [`Read::read`].
+    ///
+    /// # Errors
+    /// Those of `input`.
+    pub fn new(input: impl Read + 'a, limits: Limits) -> io::Result<Self> {
+        let read = Arc::new(AtomicU64::new(0));
+        let input = decompressor(Counted { input, count: read.clone() }, true)?;
+        Ok(Self { input, limits, read, total: 0 })
+    }
+}
+
+impl Read for Decompressed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.total += count as u64;
+        match check(self.limits, self.total, self.read.load(Ordering::Relaxed)) {
+            Err(Error::Limit { what, limit }) => {
+                let message = format!("more than {limit} {what}");
+                Err(io::Error::new(io::ErrorKind::QuotaExceeded, message))
+            }
+            _ => Ok(count),
+        }
+    }
+}
+
 /// Puts the next bytes into a buffer, as many as it may hold; none at the end.
 fn fill(input: &mut dyn Read, buffer: &mut Vec<u8>) -> io::Result<()> {
     buffer.resize(CHUNK, 0);

@@ -12,7 +12,10 @@ use davit_types::{Descriptor, Digest, ErrorKind, Kind, Labels, Platform};
 
 use crate::pull::names::{SCHEMA_1, is_index, is_manifest};
 
+mod list;
 mod wire;
+
+pub use list::List;
 
 /// The largest manifest or index that a registry's answer is taken for, in
 /// bytes (containerd's `MaxManifestSize`).

@@ -34,7 +34,10 @@ pub use store::{Failure, Ingest, Store, too_large};
 pub use turns::{Turn, Turns};
 
 /// How deep indexes may be nested.
-pub(crate) const DEPTH_MAX: usize = 8;
+pub const DEPTH_MAX: usize = 8;
+
+/// How many blobs the documents of one image may refer to, all in all.
+pub(crate) const NODES_MAX: usize = 100_000;
 
 /// What is still to come.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -222,6 +225,11 @@ impl Error {
 
     pub(crate) fn document(digest: &Digest, source: manifest::Error) -> Self {
         Self::Document { digest: digest.clone(), source }
+    }
+
+    pub(crate) fn too_many(digest: &Digest) -> Self {
+        let reason = format!("the image refers to more than {NODES_MAX} blobs");
+        Self::document(digest, manifest::Error::Invalid(reason))
     }
 
     pub(crate) fn too_deep(digest: &Digest) -> Self {

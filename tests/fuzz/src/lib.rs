@@ -6,8 +6,8 @@ pub mod mutate;
 mod targets;
 
 use targets::{
-    bootstrap, config, docker_login, events, filter, hosts, http_headers, layer, log, manifest,
-    messages, names, platform, reference, tar, ttrpc,
+    archive, bootstrap, config, docker_login, events, filter, hosts, http_headers, layer, log,
+    manifest, messages, names, platform, reference, tar, ttrpc,
 };
 
 /// Something to throw bytes at.
@@ -22,6 +22,7 @@ pub struct Target {
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
+    Target { name: "archive", run: archive::run, seeds: archive::seeds },
     Target { name: "bootstrap", run: bootstrap::run, seeds: bootstrap::seeds },
     Target { name: "config", run: config::run, seeds: config::seeds },
     Target { name: "docker_login", run: docker_login::run, seeds: docker_login::seeds },

@@ -58,6 +58,7 @@ macro_rules! attack {
 }
 
 attack!(
+    archive,
     bootstrap,
     config,
     docker_login,

@@ -10,7 +10,7 @@ use davit_types::{Descriptor, Labels, Platform};
 use serde::Deserialize;
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 
-use super::{Entry, Error, Extras, ImageConfig, Index, MAX_ENTRIES, Manifest};
+use super::{Entry, Error, Extras, ImageConfig, Index, List, MAX_ENTRIES, Manifest};
 
 /// The keys of documents that mean something to somebody.
 const KEYS: [&str; 9] = [
@@ -31,8 +31,8 @@ pub struct Document {
     pub media_type: Option<String>,
     artifact_type: Option<String>,
     config: Option<Blob>,
-    layers: Option<Vec<Blob>>,
-    manifests: Option<Vec<Blob>>,
+    layers: Option<List<Blob>>,
+    manifests: Option<List<Blob>>,
     subject: Option<Blob>,
     annotations: Option<Labels>,
 }
@@ -46,7 +46,7 @@ struct Blob {
     annotations: Option<Labels>,
     platform: Option<Runs>,
     artifact_type: Option<String>,
-    urls: Option<Vec<String>>,
+    urls: Option<List<String>>,
     data: Option<String>,
 }
 
@@ -59,7 +59,7 @@ struct Runs {
     #[serde(rename = "os.version")]
     os_version: Option<String>,
     #[serde(rename = "os.features")]
-    os_features: Option<Vec<String>>,
+    os_features: Option<List<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -71,14 +71,14 @@ pub struct Config {
     #[serde(rename = "os.version")]
     os_version: Option<String>,
     #[serde(rename = "os.features")]
-    os_features: Option<Vec<String>>,
+    os_features: Option<List<String>>,
     rootfs: Option<Layers>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Layers {
-    diff_ids: Option<Vec<String>>,
+    diff_ids: Option<List<String>>,
 }
 
 /// The keys of the object in `bytes`.
@@ -89,17 +89,20 @@ struct Layers {
 pub fn keys(bytes: &[u8]) -> Result<BTreeSet<String>, Error> {
     struct Keys;
     impl<'de> Visitor<'de> for Keys {
-        type Value = Vec<String>;
+        type Value = Result<BTreeSet<String>, Error>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("an index or a manifest")
         }
 
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<String>, A::Error> {
-            let mut keys = Vec::new();
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut keys = Ok(BTreeSet::new());
             while let Some((key, IgnoredAny)) = map.next_entry::<String, _>()? {
-                if KEYS.iter().any(|known| known.eq_ignore_ascii_case(&key)) {
-                    keys.push(key);
+                let known = KEYS.iter().any(|known| known.eq_ignore_ascii_case(&key));
+                if let (true, Ok(found)) = (known, &mut keys)
+                    && (!KEYS.contains(&key.as_str()) || !found.insert(key.clone()))
+                {
+                    keys = Err(Error::Ambiguous(key));
                 }
             }
             Ok(keys)
@@ -108,13 +111,7 @@ pub fn keys(bytes: &[u8]) -> Result<BTreeSet<String>, Error> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let found = reader.deserialize_map(Keys)?;
     reader.end()?;
-    let mut keys = BTreeSet::new();
-    for key in found {
-        if !KEYS.contains(&key.as_str()) || !keys.insert(key.clone()) {
-            return Err(Error::Ambiguous(key));
-        }
-    }
-    Ok(keys)
+    found
 }
 
 impl Document {
@@ -145,7 +142,7 @@ fn extras(
     Ok(Extras { artifact_type, subject, annotations: annotations.unwrap_or_default() })
 }
 
-fn entries(list: Vec<Blob>) -> Result<Vec<Entry>, Error> {
+fn entries(List(list): List<Blob>) -> Result<Vec<Entry>, Error> {
     if list.len() > MAX_ENTRIES {
         return Err(Error::Invalid(format!("it refers to more than {MAX_ENTRIES} blobs")));
     }
@@ -170,7 +167,7 @@ impl Blob {
             blob,
             platform: self.platform.map(Runs::into_platform),
             artifact_type: self.artifact_type.filter(|text| !text.is_empty()),
-            urls: self.urls.unwrap_or_default(),
+            urls: self.urls.unwrap_or_default().0,
             // As containerd: what is not of the size that is promised is not
             // looked at.
             data: data.filter(|data| data.len() as u64 == size),
@@ -185,7 +182,7 @@ impl Runs {
             architecture: self.architecture.unwrap_or_default(),
             variant: self.variant.unwrap_or_default(),
             os_version: self.os_version.unwrap_or_default(),
-            os_features: self.os_features.unwrap_or_default(),
+            os_features: self.os_features.unwrap_or_default().0,
         }
     }
 }
@@ -193,7 +190,7 @@ impl Runs {
 impl Config {
     pub fn into_config(self) -> Result<ImageConfig, Error> {
         let Self { os, architecture, variant, os_version, os_features, rootfs } = self;
-        let diff_ids = rootfs.and_then(|layers| layers.diff_ids).unwrap_or_default();
+        let List(diff_ids) = rootfs.and_then(|layers| layers.diff_ids).unwrap_or_default();
         let parsed = diff_ids.into_iter().map(|digest| {
             let reason = "no diff ID".to_owned();
             digest.parse().map_err(|_| Error::Descriptor { digest, reason })

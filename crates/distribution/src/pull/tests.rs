@@ -544,6 +544,41 @@ async fn indexes_without_end_are_refused() {
 }
 
 #[tokio::test]
+async fn indexes_that_explode_are_walked_once() {
+    let (remote, store) = (Arc::new(Memory::default()), Files::new());
+    let (leaf, layers) = remote.image("amd64", &[500]);
+    let mut root = leaf.clone();
+    // A thousand to the power of seven manifests.
+    for _ in 1..DEPTH_MAX {
+        let list = vec![wire(&root); 1000];
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": list});
+        root = remote.put_json(INDEX, &index);
+    }
+    pull(&remote, &store, Wanted::default()).run(&root, "app").await.unwrap();
+    assert!(store.has(&layers[0].digest));
+    assert_eq!(remote.asked_for(&leaf.digest).len(), 1);
+}
+
+#[tokio::test]
+async fn images_without_end_are_refused() {
+    // No layer ever comes.
+    let gate = Some(Arc::new(Semaphore::new(0)));
+    let (remote, store) = (Arc::new(Memory { gate, ..Memory::default() }), Files::new());
+    let layer = wire(&remote.put(LAYER, vec![7; 500]));
+    let index = |number: usize| {
+        let list = vec![layer.clone(); manifest::MAX_ENTRIES];
+        let annotations = json!({"number": number.to_string()});
+        let index = json!({"schemaVersion": 2, "manifests": list, "annotations": annotations});
+        wire(&remote.put_json(INDEX, &index))
+    };
+    let indexes: Vec<Value> = (0..=NODES_MAX / manifest::MAX_ENTRIES).map(index).collect();
+    let root = remote.put_json(INDEX, &json!({"schemaVersion": 2, "manifests": indexes}));
+    let error = pull(&remote, &store, Wanted::default()).run(&root, "app").await.unwrap_err();
+    let text = error.full_message();
+    assert!(text.contains("the image refers to more than 100000 blobs"), "{text}");
+}
+
+#[tokio::test]
 async fn nonsense_is_refused() {
     let (remote, store) = (Arc::new(Memory::default()), Files::new());
     let whole = pull(&remote, &store, Wanted::default());

@@ -1,12 +1,15 @@
 //! From a document to what it refers to.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
 use davit_types::platform::Matcher;
 use davit_types::{Descriptor, Digest, Reference};
 use futures::future::try_join_all;
 
 use super::fetch::{Fetcher, blocking};
 use super::names::{self, is_config, is_index, is_layer, is_manifest};
-use super::{DEPTH_MAX, Error, Layers, Pending, Pull};
+use super::{DEPTH_MAX, Error, Layers, NODES_MAX, Pending, Pull};
 use crate::manifest::{Document, Entry, MAX_DOCUMENT};
 
 /// A walk through one image.
@@ -14,6 +17,17 @@ pub(super) struct Walk<'a> {
     pull: &'a Pull,
     fetcher: &'a Fetcher,
     matcher: Matcher,
+    met: Mutex<Met>,
+}
+
+/// What a walk has met.
+#[derive(Default)]
+struct Met {
+    /// Documents, what each was taken for, and whether it was meant. However
+    /// many others refer to it, each is looked at once.
+    documents: HashSet<(Digest, String, bool)>,
+    /// How many blobs were referred to.
+    nodes: usize,
 }
 
 /// A blob to be visited.
@@ -30,7 +44,7 @@ impl<'a> Walk<'a> {
             [] => Matcher::all(),
             platforms => Matcher::ordered(platforms),
         };
-        Self { pull, fetcher, matcher }
+        Self { pull, fetcher, matcher, met: Mutex::default() }
     }
 
     pub(super) async fn visit(&self, root: &Descriptor, name: &str) -> Result<(), Error> {
@@ -45,10 +59,14 @@ impl<'a> Walk<'a> {
         Box::pin(async move {
             let Node { child, parents, depth } = node;
             let blob = &child.blob;
+            let document = is_index(&blob.media_type) || is_manifest(&blob.media_type);
+            if document && !self.is_new(child) {
+                return Ok(());
+            }
             let reference = names::reference(blob);
             self.pull.observer.added(&reference, blob, parents);
             self.fetcher.fetch(child, &reference).await?;
-            if !is_index(&blob.media_type) && !is_manifest(&blob.media_type) {
+            if !document {
                 return self.note_source(&blob.digest).await;
             }
             if depth >= DEPTH_MAX {
@@ -57,12 +75,30 @@ impl<'a> Walk<'a> {
             let all = self.children_of(blob).await?;
             self.note_source(&blob.digest).await?;
             let wanted = self.wanted(child, all)?;
+            self.count(&blob.digest, wanted.len())?;
             let parents = [reference];
             match is_manifest(&blob.media_type) {
                 true => self.manifest(&blob.digest, wanted, &parents, depth).await,
                 false => self.all(&wanted, &parents, depth + 1).await,
             }
         })
+    }
+
+    /// Whether a document has not been met yet.
+    fn is_new(&self, document: &Entry) -> bool {
+        let blob = &document.blob;
+        let key = (blob.digest.clone(), blob.media_type.clone(), self.is_meant(document));
+        self.met.lock().unwrap_or_else(PoisonError::into_inner).documents.insert(key)
+    }
+
+    /// Counts what a document refers to.
+    fn count(&self, document: &Digest, more: usize) -> Result<(), Error> {
+        let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        met.nodes += more;
+        if met.nodes > NODES_MAX {
+            return Err(Error::too_many(document));
+        }
+        Ok(())
     }
 
     async fn all(&self, list: &[Entry], parents: &[String], depth: usize) -> Result<(), Error> {
@@ -130,9 +166,7 @@ impl<'a> Walk<'a> {
     /// Those of a document's children that are to be fetched.
     fn wanted(&self, document: &Entry, mut list: Vec<Entry>) -> Result<Vec<Entry>, Error> {
         let wanted = &self.pull.wanted;
-        let meant = |child: &Entry| {
-            child.platform.as_ref().is_none_or(|platform| self.matcher.matches(platform))
-        };
+        let meant = |child: &Entry| self.is_meant(child);
         // An image without anything to run is none. containerd gives it a name.
         let index = is_index(&document.blob.media_type);
         let counts = wanted.manifest_limit > 0 || !list.is_empty();
@@ -152,6 +186,10 @@ impl<'a> Walk<'a> {
             list.truncate(wanted.manifest_limit);
         }
         Ok(list)
+    }
+
+    fn is_meant(&self, entry: &Entry) -> bool {
+        entry.platform.as_ref().is_none_or(|platform| self.matcher.matches(platform))
     }
 
     /// Labels a blob with where it comes from.

@@ -1,5 +1,6 @@
 //! One module for each target: `run`, and the `seeds` to start from.
 
+pub mod archive;
 pub mod bootstrap;
 pub mod config;
 pub mod docker_login;
