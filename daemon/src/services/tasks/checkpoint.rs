@@ -1,11 +1,14 @@
 //! Checkpoints, to the content store and back: the runtime's files as a tar
 //! archive, and the container's spec.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
+use davit_diff::tar::{EntryKind, Extent, Reader};
 use davit_index::{ContentStore, ContentWriter, LeaseId, WriterRequest};
 use davit_protocols::convert::grpc::any;
 use davit_protocols::grpc::containerd::types;
@@ -22,6 +25,11 @@ const ARCHIVE: &str = "application/vnd.containerd.container.criu.checkpoint.criu
 /// The spec, as an `Any`.
 const CONFIG: &str = "application/vnd.containerd.container.checkpoint.config.v1+proto";
 
+/// The most that is unpacked of a checkpoint that comes from elsewhere: a
+/// process's memory has to fit, and CRIU writes some files for each process.
+const ENTRIES_MAX: u64 = 100_000;
+const BYTES_MAX: u64 = 256 << 30;
+
 /// What can go wrong with a checkpoint on its way.
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -31,6 +39,12 @@ enum Error {
         "checkpoint archive: {entry:?} is neither a file nor a directory below its top: invalid argument"
     )]
     Entry { entry: PathBuf },
+    #[error(
+        "checkpoint archive: at {entry:?} it has more than {ENTRIES_MAX} entries or {BYTES_MAX} bytes: resource exhausted"
+    )]
+    TooLarge { entry: PathBuf },
+    #[error("checkpoint archive")]
+    Archive(#[source] davit_diff::tar::Error),
     #[error("{doing} checkpoint")]
     Io { doing: &'static str, source: io::Error },
     #[error(transparent)]
@@ -46,6 +60,9 @@ impl Kind for Error {
         match self {
             Self::MediaType(_) => ErrorKind::Unknown,
             Self::Entry { .. } => ErrorKind::InvalidArgument,
+            Self::TooLarge { .. } => ErrorKind::ResourceExhausted,
+            Self::Archive(davit_diff::tar::Error::Read { source, .. }) => ErrorKind::of_io(source),
+            Self::Archive(_) => ErrorKind::InvalidArgument,
             Self::Io { source, .. } => ErrorKind::of_io(source),
             Self::Index(error) => error.kind(),
             Self::Runtime(error) => error.kind(),
@@ -178,29 +195,59 @@ fn add(archive: &mut tar::Builder<&mut dyn Write>, top: &Path, below: &Path) -> 
 
 /// Unpacks files and directories and refuses everything else: an archive that
 /// comes from elsewhere makes no links, no devices, and nothing outside.
-fn extract(from: impl io::Read, directory: &Path) -> Result<(), Error> {
-    let mut archive = tar::Archive::new(from);
-    for entry in archive.entries().map_err(reading)? {
-        let mut entry = entry.map_err(reading)?;
-        let name = entry.path().map_err(reading)?.into_owned();
+fn extract(from: impl io::BufRead, directory: &Path) -> Result<(), Error> {
+    let mut archive = Reader::new(from);
+    let (mut entries, mut bytes) = (0, 0_u64);
+    while let Some(entry) = archive.next_entry().map_err(Error::Archive)? {
+        let name = PathBuf::from(OsString::from_vec(entry.name));
         let plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
         if !name.components().all(plain) {
             return Err(Error::Entry { entry: name });
         }
+        entries += 1;
+        bytes = bytes.saturating_add(entry.size);
+        if entries > ENTRIES_MAX || bytes > BYTES_MAX {
+            return Err(Error::TooLarge { entry: name });
+        }
         let path = directory.join(&name);
-        match entry.header().entry_type() {
-            tar::EntryType::Directory => make_directory(&path).map_err(reading)?,
-            tar::EntryType::Regular => {
+        match entry.kind {
+            EntryKind::Directory => make_directory(&path).map_err(reading)?,
+            EntryKind::File => {
                 path.parent().map_or(Ok(()), make_directory).map_err(reading)?;
                 let mut options = fs::OpenOptions::new();
                 options.write(true).create_new(true).mode(0o600);
-                let mut file = options.open(&path).map_err(reading)?;
-                io::copy(&mut entry, &mut file).map_err(reading)?;
+                let file = options.open(&path).map_err(reading)?;
+                fill(&file, entry.size, entry.extents, &mut archive)?;
             }
             _ => return Err(Error::Entry { entry: name }),
         }
     }
     Ok(())
+}
+
+/// Writes a file's data where it belongs; what is not there are holes.
+fn fill(
+    file: &fs::File,
+    size: u64,
+    extents: Option<Vec<Extent>>,
+    archive: &mut Reader<impl io::BufRead>,
+) -> Result<(), Error> {
+    for Extent { mut offset, mut length } in
+        extents.unwrap_or_else(|| vec![Extent { offset: 0, length: size }])
+    {
+        while length > 0 {
+            let data = archive.data().map_err(Error::Archive)?;
+            let count = data.len().min(usize::try_from(length).unwrap_or(usize::MAX));
+            if count == 0 {
+                break;
+            }
+            file.write_all_at(&data[..count], offset).map_err(reading)?;
+            archive.consume(count);
+            offset += count as u64;
+            length -= count as u64;
+        }
+    }
+    file.set_len(size).map_err(reading)
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {
@@ -236,6 +283,54 @@ mod tests {
         extract(bytes.as_slice(), to.path()).unwrap();
         assert_eq!(fs::read(to.path().join("sub/pages-1.img")).unwrap(), [7; 5000]);
         assert_eq!(fs::read(to.path().join("descriptors.json")).unwrap(), b"[]");
+    }
+
+    #[test]
+    fn holes_stay_holes() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let file = fs::File::create(from.path().join("pages-1.img")).unwrap();
+        file.write_all_at(b"in the middle", 1 << 20).unwrap();
+        file.set_len(64 << 20).unwrap();
+        let mut bytes = Vec::new();
+        archive(from.path(), &mut bytes).unwrap();
+        extract(bytes.as_slice(), to.path()).unwrap();
+        let found = fs::read(to.path().join("pages-1.img")).unwrap();
+        assert!(found == fs::read(from.path().join("pages-1.img")).unwrap());
+    }
+
+    #[test]
+    fn an_archive_that_grows_without_end_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        // A file of holes alone: a terabyte in two blocks.
+        let sparse = packed(|archive| {
+            let mut header = header(tar::EntryType::GNUSparse, 0);
+            let gnu = header.as_gnu_mut().unwrap();
+            gnu.name[..9].copy_from_slice(b"pages.img");
+            gnu.realsize = [0x80, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0];
+            header.set_cksum();
+            archive.append(&header, io::empty()).unwrap();
+        });
+        let error = extract(sparse.as_slice(), directory.path()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{}", error.full_message());
+        assert!(error.to_string().contains("pages.img"), "{error}");
+        let name = packed(|archive| {
+            let mut header = header(tar::EntryType::GNULongName, 8 << 20);
+            header.set_cksum();
+            archive.append(&header, &vec![b'n'; 8 << 20][..]).unwrap();
+        });
+        let error = extract(name.as_slice(), directory.path()).unwrap_err();
+        assert!(error.full_message().contains("field too long"), "{}", error.full_message());
+        let many = packed(|archive| {
+            for number in 0..=ENTRIES_MAX {
+                let mut header = header(tar::EntryType::Directory, 0);
+                header.set_path(if number == ENTRIES_MAX { "last" } else { "d" }).unwrap();
+                header.set_cksum();
+                archive.append(&header, io::empty()).unwrap();
+            }
+        });
+        let error = extract(many.as_slice(), directory.path()).unwrap_err();
+        assert!(error.to_string().contains("last"), "{error}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
     #[test]
