@@ -286,3 +286,67 @@ async fn a_verifier_can_refuse_an_image() {
     assert!(error.to_string().contains("not today"), "{error}");
     assert!(remote.requests("/blobs/").is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_is_held_for_minutes() {
+    let home = Home::new();
+    let _daemon = home.start();
+    let client = client(&home).await;
+    let path = home.path("image.tar");
+    common::image::write(&path);
+    let archive = std::fs::read(path).unwrap();
+    let (first, second) = archive.split_at(archive.len() - (256 << 10));
+    let (first, second) = (first.to_vec(), second.to_vec());
+    let (go, mut gone_on) = tokio::sync::oneshot::channel::<()>();
+    let mut pieces = vec![second, first];
+    let give = async || {
+        if pieces.len() == 1 {
+            (&mut gone_on).await.unwrap();
+        }
+        Ok(pieces.pop().map(bytes::Bytes::from))
+    };
+    let prefix = types::ImageReference {
+        name: "test.invalid".into(),
+        is_prefix: true,
+        allow_overwrite: true,
+        ..Default::default()
+    };
+    let store = types::ImageStore { extra_references: vec![prefix], ..Default::default() };
+    let options = types::ImageImportStream::default();
+    let importing = transfer::import(&client, give, options, &store, |_| {});
+    let watching = async {
+        let lease = loop {
+            let request = leases::v1::ListRequest::default();
+            let list = client.leases().list(request).await.unwrap().into_inner();
+            if let Some(lease) = list.leases.into_iter().next() {
+                break lease;
+            }
+        };
+        let end: jiff::Timestamp = lease.labels["containerd.io/gc.expire"].parse().unwrap();
+        let left = end.duration_since(jiff::Timestamp::now());
+        assert!((500..=600).contains(&left.as_secs()), "{left:?}");
+        go.send(()).unwrap();
+    };
+    let (imported, ()) = tokio::join!(importing, watching);
+    imported.unwrap();
+    assert_eq!(leases_of(&client).await, 0);
+    let request = images::v1::GetImageRequest { name: common::image::NAME.into() };
+    client.images().get(request).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_layers_are_pushed_like_others() {
+    const FOREIGN: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar";
+    let (home, remote, other) = (Home::new(), Registry::start(), Registry::start());
+    let _daemon = home.start();
+    let layer = layer(&[], &[("file", b"foreign")]);
+    remote.image_of("1", std::slice::from_ref(&layer), None, FOREIGN);
+    let (client, from) = (client(&home).await, registry(&remote, "team/app:1"));
+    let store = types::ImageStore { unpacks: Vec::new(), ..store(&from.reference, "native") };
+    let nobody = async |_| types::AuthResponse::default();
+    transfer::pull(&client, &from, &store, nobody, |_| {}).await.unwrap();
+    // Whoever wants to keep them back pushes by itself, as `ctr --local` does.
+    let to = registry(&other, "copies/app:2");
+    transfer::push(&client, &from.reference, &to, nobody, |_| {}).await.unwrap();
+    assert!(other.with(|state| state.blobs.contains_key(&digest(&layer))));
+}

@@ -37,7 +37,7 @@ use super::streaming::{Opened, Streams, decode, is};
 use super::{lease, namespace, status};
 use crate::config::Config;
 use crate::config::images::Unpack;
-use crate::pull::Images;
+use crate::pull::{Hold, Images};
 use incoming::Incoming;
 use progress::Progress;
 use registry::{Recorded, Remote};
@@ -172,8 +172,13 @@ impl Transfer {
             (IMPORT_STREAM, IMAGE_STORE) => {
                 let from = decode(&source, IMPORT_STREAM)?;
                 let options = import_options(decode(&destination, IMAGE_STORE)?);
-                let client = self.client(&namespace, lease.as_ref()).await?;
-                self.import(&namespace, &client, from, options, &progress, gone).await
+                let hold = Hold::take(&self.images.index, &namespace, lease).await?;
+                let client = self.client(&namespace, Some(hold.id())).await?;
+                let done = self.import(&namespace, &client, from, options, &progress, gone).await;
+                // Nothing of it can be gone on with.
+                let ended = hold.end().await;
+                davit_sys::process::trim_heap();
+                done.and(ended)
             }
             _ => Err(not_implemented(&source, &destination)),
         }

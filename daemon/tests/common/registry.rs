@@ -26,6 +26,8 @@ pub struct State {
     pub authorization: Option<String>,
     /// Blobs larger than this stop in their middle until it is raised.
     pub flow: Option<usize>,
+    /// Blobs that are being sent, and how many were at a time at most.
+    pub sending: (usize, usize),
 }
 
 /// The registry. Serves as long as the process lives.
@@ -81,14 +83,24 @@ impl Registry {
     /// Puts an image of these layers under `tag`, whose configuration says
     /// `diff_ids`, the layers' own when there are none.
     pub fn image(&self, tag: &str, layers: &[Vec<u8>], diff_ids: Option<Vec<String>>) {
+        self.image_of(tag, layers, diff_ids, LAYER);
+    }
+
+    /// The same, with layers of this media type.
+    pub fn image_of(
+        &self,
+        tag: &str,
+        layers: &[Vec<u8>],
+        diff_ids: Option<Vec<String>>,
+        kind: &str,
+    ) {
         let diff_ids = diff_ids.unwrap_or_else(|| layers.iter().map(|l| digest(l)).collect());
         let config = json!({
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
             "os": "linux", "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
         let config = self.put(CONFIG, config.to_string().into_bytes());
-        let layers: Vec<Value> =
-            layers.iter().map(|layer| self.put(LAYER, layer.clone())).collect();
+        let layers: Vec<Value> = layers.iter().map(|layer| self.put(kind, layer.clone())).collect();
         let manifest = json!({
             "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers,
         });
@@ -146,11 +158,32 @@ fn serve(stream: TcpStream, state: &(Mutex<State>, Condvar)) -> Option<()> {
             let state = state.0.lock().unwrap();
             state.flow.filter(|_| request.path.contains("/blobs/")).unwrap_or(length).min(length)
         };
-        writer.write_all(&body[..first]).ok()?;
+        let is_blob = request.path.contains("/blobs/");
+        let count = |more: bool| {
+            let mut state = state.0.lock().unwrap();
+            let (now, most) = &mut state.sending;
+            *now = if more { *now + 1 } else { *now - 1 };
+            *most = (*most).max(*now);
+        };
+        if is_blob {
+            count(true);
+        }
+        let sent = writer.write_all(&body[..first]).and_then(|()| {
+            if first < length {
+                let guard = state.0.lock().unwrap();
+                let held = |s: &mut State| s.flow.is_some_and(|flow| flow < length);
+                drop(state.1.wait_while(guard, held).unwrap());
+                // Who has the last byte may have begun with the next blob.
+                writer.write_all(&body[first..length - 1])?;
+            }
+            Ok(())
+        });
+        if is_blob {
+            count(false);
+        }
+        sent.ok()?;
         if first < length {
-            let guard = state.0.lock().unwrap();
-            drop(state.1.wait_while(guard, |s| s.flow.is_some_and(|flow| flow < length)).unwrap());
-            writer.write_all(&body[first..]).ok()?;
+            writer.write_all(&body[length - 1..]).ok()?;
         }
     }
 }
