@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use davit_integration::docker::{Docker, Version};
 use davit_integration::layout::{self, CHECK, Layout, Recipe};
 use davit_integration::registry::Registry;
 use davit_integration::{Client, Daemon, Server, must};
@@ -105,6 +106,66 @@ fn containerd_reads(layout: &Layout, name: &str, archive: &Path) {
     runs_whole(&other, name);
     let content = other.ctr_ok(CTR, &["content", "ls", "-q"]);
     assert!(layout.content("amd64").iter().all(|digest| content.contains(digest.as_str())));
+}
+
+/// A docker of Debian 12 with images of its own, on containerd.
+fn docker() -> Docker {
+    Docker::start(Version::V20, Daemon::start(Server::Containerd16), "runc")
+}
+
+fn docker_runs_whole(docker: &Docker, name: &str) {
+    let words = [&["run", "--rm", "--network=none", name], CHECK].concat();
+    assert_eq!(docker.ok(&words), "whole\n");
+}
+
+#[test]
+fn dockers_own_store_and_davitd_read_each_others_archives() {
+    let docker = docker();
+    for recipe in [&layout::GZIP, &layout::DOCKER] {
+        let (daemon, layout) = imported(recipe);
+        let name = recipe.reference();
+        let archive = daemon.path("for-docker.tar");
+        daemon.ctr_ok(CTR, &["image", "export", &text(&archive), &name]);
+        docker.ok(&["load", "-i", &text(&archive)]);
+        docker_runs_whole(&docker, &name);
+        let (_, manifest) = layout.manifest("amd64");
+        let config = manifest["config"]["digest"].as_str().expect("a digest");
+        assert_eq!(docker.inspect(&name, "{{.Id}}"), config, "it is the very same image");
+
+        // Two names and shared layers, as docker writes them.
+        let second = format!("{name}-second");
+        docker.ok(&["tag", &name, &second]);
+        let saved = docker.daemon.path("saved.tar");
+        docker.ok(&["save", "-o", &text(&saved), &name, &second]);
+        let other = Daemon::start(Server::Davit);
+        other.ctr_ok(CTR, &["image", "import", &text(&saved)]);
+        assert_eq!(digest(&other, &name), digest(&other, &second));
+        runs_whole(&other, &name);
+        let content = other.ctr_ok(CTR, &["content", "ls", "-q"]);
+        assert!(content.contains(config), "its configuration has the same digest");
+        docker.ok(&["rmi", &name, &second]);
+    }
+}
+
+#[test]
+fn archives_of_containerd_are_imported() {
+    for (client, server) in
+        [(Client::Ctr16, Server::Containerd16), (Client::Ctr21, Server::Containerd21)]
+    {
+        let theirs = Daemon::start(server);
+        let layout = Layout::of(&layout::INDEX);
+        let (archive, name) = (theirs.path("image.tar"), layout::INDEX.reference());
+        layout.archive(&archive);
+        theirs.ctr_ok(client, &["image", "import", "--all-platforms", &text(&archive)]);
+        let exported = theirs.path("exported.tar");
+        theirs.ctr_ok(client, &["image", "export", "--all-platforms", &text(&exported), &name]);
+        let ours = Daemon::start(Server::Davit);
+        ours.ctr_ok(CTR, &["image", "import", "--all-platforms", &text(&exported)]);
+        assert_eq!(digest(&ours, &name), layout.digest());
+        runs_whole(&ours, &name);
+        let content = ours.ctr_ok(CTR, &["content", "ls", "-q"]);
+        assert!(layout.all().iter().all(|digest| content.contains(digest.as_str())));
+    }
 }
 
 #[test]
