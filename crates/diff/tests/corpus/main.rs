@@ -58,18 +58,33 @@ pub(crate) fn case(
 /// Applies each archive in each way.
 pub(crate) fn run(cases: &[Case]) {
     for case in cases {
-        for way in [Way::Plain, Way::Upper, Way::Worker, Way::WorkerOverlay] {
-            run_one(case, way);
+        let [plain, upper, worker, overlay] =
+            [Way::Plain, Way::Upper, Way::Worker, Way::WorkerOverlay].map(|way| run_one(case, way));
+        let name = case.name;
+        assert_eq!(plain, worker, "{name}: another end in a worker");
+        assert_eq!(upper, overlay, "{name}: another end in a worker's overlay");
+        // Deletions have marks there, and nothing else differs.
+        assert_eq!(plain.is_ok(), upper.is_ok(), "{name}: another end on an overlay");
+        if let (Err(plain), Err(upper)) = (plain, upper) {
+            assert_eq!(plain, upper, "{name}: another error on an overlay");
         }
     }
 }
 
-fn run_one(case: &Case, way: Way) {
+/// Answers with what is in the tree afterwards, or the error.
+fn run_one(case: &Case, way: Way) -> Result<Vec<String>, String> {
     let arena = Arena::new();
     let before = arena.surroundings();
     let result = arena.apply(&(case.archive)(&arena.outside()), way, Limits::default());
     let context = format!("{} ({way:?})", case.name);
     assert_eq!(arena.surroundings(), before, "{context}: something outside was touched");
+    // Where this arena is shows in what is made of absolute names.
+    let own = arena.path("").display().to_string();
+    let place = |text: String| text.replace(own.trim_matches('/'), "ARENA");
+    let end = match &result {
+        Ok(()) => Ok(listing(&arena.tree()).into_iter().map(place).collect()),
+        Err(error) => Err(place(error.full_message())),
+    };
     match (&case.expect, result) {
         (Expect::Either, _) => {}
         (Expect::Tree(expected), Ok(())) => {
@@ -85,6 +100,7 @@ fn run_one(case: &Case, way: Way) {
         (Expect::Tree(_), Err(error)) => panic!("{context}: {}", error.full_message()),
         (Expect::Refused(_), Ok(())) => panic!("{context}: {:?}", listing(&arena.tree())),
     }
+    end
 }
 
 /// How an archive is applied.

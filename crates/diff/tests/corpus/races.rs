@@ -13,6 +13,7 @@ use crate::common::{Archive, header};
 use crate::{Arena, Way};
 use davit_diff::Limits;
 use davit_diff::tar::{EntryKind, Header};
+use davit_types::Kind;
 
 /// Entries that are made, replaced, linked and removed below what is swapped.
 fn layer() -> Vec<u8> {
@@ -57,18 +58,24 @@ fn directories_that_become_links_and_back() {
                 let mut swaps = 0_u64;
                 while !done.load(Ordering::Relaxed) {
                     // The layer may have removed or remade either.
-                    let _ = renameat_with(CWD, &real, CWD, &evil, RenameFlags::EXCHANGE);
-                    swaps += 1;
+                    let swap = renameat_with(CWD, &real, CWD, &evil, RenameFlags::EXCHANGE);
+                    swaps += u64::from(swap.is_ok());
                 }
                 swaps
             });
-            for _ in 0..5 {
-                // It may fail; it must not reach out.
-                let _ = arena.apply(&layer, way, Limits::default());
-            }
+            let ends: Vec<_> =
+                (0..5).map(|_| arena.apply(&layer, way, Limits::default())).collect();
             done.store(true, Ordering::Relaxed);
-            assert!(swapper.join().unwrap() > 0);
+            assert!(swapper.join().unwrap() > 100, "hardly anything was moved");
+            // It may fail, and then says at which entry; it must not reach out.
+            for error in ends.into_iter().filter_map(Result::err) {
+                let text = error.full_message();
+                assert!(text.contains("entry \"swapped/"), "{way:?}: {text}");
+            }
         });
         assert_eq!(arena.surroundings(), before, "{way:?}");
+        // It was written to what was moved about.
+        let inside = |name| arena.tree().join(name).join("made-0").exists();
+        assert!(inside("swapped") || inside("evil"), "{way:?}: nothing was written");
     }
 }
