@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use davit_sys::without::without_copy_file_range;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -61,15 +62,13 @@ impl Mkfs {
         let words = memfd_create("mkfs", MemfdFlags::CLOEXEC).map_err(|e| text(e.into()))?;
         let mut words = File::from(words);
         let output = words.try_clone().map_err(text)?;
-        let mut child = Command::new(&self.0)
-            .args(OPTIONS)
-            .arg(image)
-            .arg(source)
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().map_err(text)?)
-            .stderr(output)
-            .spawn()
-            .map_err(text)?;
+        let mut command = Command::new(&self.0);
+        command.args(OPTIONS).arg(image).arg(source).stdin(Stdio::null());
+        command.stdout(output.try_clone().map_err(text)?).stderr(output);
+        // It collects the data in /tmp, and 1.5 gives up with EIO where that
+        // is another filesystem.
+        without_copy_file_range(&mut command);
+        let mut child = command.spawn().map_err(text)?;
         let ended = wait(child.id());
         if !matches!(ended, Ok(true)) {
             // It may have ended just now.

@@ -255,6 +255,32 @@ fn erofs_keeps_its_promises() {
     conformance::run(dir.path(), |root| Box::new(erofs(root, ErofsConfig::default())));
 }
 
+/// `mkfs.erofs` keeps data in /tmp on its way.
+#[test]
+fn erofs_layers_can_be_on_another_filesystem_than_tmp() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("disk");
+    fs::create_dir(&root).unwrap();
+    let mount = |words: &[&str]| {
+        let status = std::process::Command::new(words[0]).args(&words[1..]).arg(&root).status();
+        assert!(status.unwrap().success(), "{words:?}");
+    };
+    mount(&["mount", "-t", "tmpfs", "tmpfs"]);
+    let made = std::panic::catch_unwind(|| {
+        let erofs = erofs(&root, ErofsConfig::default());
+        erofs.create(1, Active, &[], &Labels::new()).unwrap();
+        fs::write(root.join("snapshots/1/fs/file"), [7; 100_000]).unwrap();
+        erofs.commit(1).unwrap();
+        erofs.create(2, Active, &[1], &Labels::new()).unwrap();
+        erofs.mounts(2, Active, &[1], &Labels::new()).unwrap();
+        assert_eq!(fs::read(root.join("snapshots/1/fs/file")).unwrap(), [7; 100_000]);
+        erofs.remove(2).unwrap();
+        erofs.remove(1).unwrap();
+    });
+    mount(&["umount", "--lazy"]);
+    made.unwrap();
+}
+
 #[test]
 fn erofs_mounts_are_containerds() {
     let dir = tempfile::tempdir().unwrap();

@@ -14,5 +14,6 @@ pub mod polled;
 pub mod process;
 pub mod socket;
 pub mod terminal;
+pub mod without;
 
 pub use error::{Error, Result};
