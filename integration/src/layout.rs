@@ -21,7 +21,8 @@ pub const CHECK: &[&str] = &[
     "sh",
     "-c",
     "busybox sha256sum -c -s /list && test ! -e /data/gone \
-    && test /data/file -ef /data/hard && test \"$(readlink /data/link)\" = file && echo whole",
+    && test /data/file -ef /data/hard && test \"$(readlink /data/link)\" = file \
+    && test \"$(stat -c %a.%u.%g /data/kept)\" = 1751.7.8 && echo whole",
 ];
 
 /// How a layer is compressed.
@@ -437,6 +438,16 @@ fn append_turn(archive: &mut tar::Builder<File>, number: usize) -> io::Result<()
         entry.set_cksum();
         archive.append(&entry, io::empty())?;
     }
+    // Said once what it is; only implied further up.
+    if number == 0 {
+        let mut kept = image::header("data/kept/", Directory, 0o1751, 0);
+        kept.set_uid(7);
+        kept.set_gid(8);
+        kept.set_cksum();
+        archive.append(&kept, io::empty())?;
+    }
+    let name = format!("data/kept/{number}");
+    archive.append(&image::header(&name, Regular, 0o600, 0), io::empty())?;
     // Comes and goes, layer by layer, and is gone in the end.
     let gone = if number == 0 { "data/gone" } else { "data/.wh.gone" };
     archive.append(&image::header(gone, Regular, 0o644, 0), io::empty())

@@ -9,8 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use davit_integration::daemon::{Daemon, Server};
+use davit_integration::fault_proxy::{Fault, FaultProxy};
+use davit_integration::layout::{self, CHECK, Layout};
 use davit_integration::leftovers::mounts_below;
 use davit_integration::peers::Client;
+use davit_integration::registry::Registry;
 use davit_integration::{image, must, wait_for};
 use tempfile::TempDir;
 
@@ -93,6 +96,41 @@ fn erofs_keeps_layers_as_images() {
     let mut daemon = daemon(&disk.path());
     let directory = daemon.path("root/io.containerd.snapshotter.v1.erofs/snapshots");
     live(&mut daemon, "erofs", &directory);
+}
+
+#[test]
+fn erofs_takes_layers_in_any_order() {
+    let disk = Disk::new();
+    let daemon = daemon(&disk.path());
+    let registry = Registry::start();
+    let layout = Layout::of(&layout::SMALL);
+    layout.push(&registry, "some/image:1");
+    // The lowest layer takes some seconds.
+    let lowest = layout.layers("amd64").remove(0);
+    let rate = fs::metadata(layout.file(&lowest)).unwrap().len() / 4;
+    let proxy = FaultProxy::start(registry.address(), move |asked| {
+        match asked.is_blob() && asked.target.ends_with(&lowest) {
+            true => Fault::Slow(rate),
+            false => Fault::None,
+        }
+    });
+    let reference = format!("{}/some/image:1", proxy.host());
+    let mut pull = daemon.ctr(Client::Ctr21);
+    pull.args(["image", "pull", "--plain-http", "--snapshotter", "erofs", &reference]);
+    let mut pull = pull.stdout(std::process::Stdio::null()).spawn().unwrap();
+    wait_for("two layers are being unpacked", 30, || {
+        let list = snapshots(&daemon, "erofs");
+        (list.lines().filter(|line| line.starts_with("extract-")).count() > 1).then_some(())
+    });
+    assert!(pull.wait().unwrap().success());
+    let run = ["run", "--rm", "--snapshotter", "erofs", &reference, "c1"];
+    assert_eq!(daemon.ctr_ok(Client::Ctr21, &[&run[..], CHECK].concat()), "whole\n");
+    daemon.ctr_ok(Client::Ctr21, &["image", "rm", "--sync", &reference]);
+    let directory = daemon.path("root/io.containerd.snapshotter.v1.erofs/snapshots");
+    wait_for("the directories go", 30, || {
+        (fs::read_dir(&directory).ok()?.count() == 0).then_some(())
+    });
+    assert!(mounts_below(&directory).is_empty(), "{:?}", mounts_below(&directory));
 }
 
 #[test]

@@ -18,8 +18,8 @@ use davit_types::{Labels, Mount};
 
 use crate::dirs::{Dirs, make_dir};
 use crate::mkfs::Mkfs;
-use crate::overlay::{make_layer, mapping_options, mount, owner_of, path_text};
-use crate::{Backend, Error, SnapshotId, SnapshotKind, Usage, probe, tree};
+use crate::overlay::{deletion_marks, make_layer, mapping_options, mount, owner_of, path_text};
+use crate::{Backend, DeletionMarks, Error, SnapshotId, SnapshotKind, Usage, probe, tree};
 
 /// What `statfs` says of an EROFS.
 const MAGIC: u64 = 0xE0F5_E1E2;
@@ -263,5 +263,9 @@ impl Backend for Erofs {
 
     fn cleanup(&self, live: &[SnapshotId]) -> Result<(), Error> {
         self.dirs.cleanup(live)
+    }
+
+    fn independent_layers(&self) -> Option<DeletionMarks> {
+        Some(deletion_marks(&self.config.mount_options))
     }
 }

@@ -57,6 +57,15 @@ pub const LABEL_UID_MAPPING: &str = "containerd.io/snapshot/uidmapping";
 /// The label that carries a snapshot's group id mapping.
 pub const LABEL_GID_MAPPING: &str = "containerd.io/snapshot/gidmapping";
 
+/// Whose extended attributes say what a layer of an overlay deletes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeletionMarks {
+    /// `trusted.overlay.*`.
+    Trusted,
+    /// `user.overlay.*`: overlays are mounted with the option `userxattr`.
+    User,
+}
+
 /// One way of storing snapshots.
 ///
 /// `parents` is always the whole chain, nearest first, and every one of them
@@ -103,11 +112,12 @@ pub trait Backend: Send + Sync {
     /// Goes on after a failure and reports the first.
     fn cleanup(&self, live: &[SnapshotId]) -> Result<(), Error>;
 
-    /// Whether a layer can be written into a snapshot without parents that is
-    /// put on its parent when it is committed: the directory of a snapshot
-    /// then holds what the layer changes and nothing of those below it.
-    fn independent_layers(&self) -> bool {
-        false
+    /// How a layer marks what it deletes that is written into a snapshot
+    /// without parents and put on its parent when it is committed: the
+    /// directory of a snapshot then holds what the layer changes and nothing
+    /// of those below it. `None` where that cannot be done.
+    fn independent_layers(&self) -> Option<DeletionMarks> {
+        None
     }
 
     /// Labels that the backend adds to what clients see of a snapshot.

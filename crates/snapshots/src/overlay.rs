@@ -12,8 +12,8 @@ use crate::dirs::{Dirs, make_dir, make_dir_with_mode};
 use crate::eraser::Eraser;
 use crate::probe::{self, Features};
 use crate::{
-    Backend, Error, LABEL_GID_MAPPING, LABEL_UID_MAPPING, SnapshotId, SnapshotKind, Usage, idmap,
-    tree,
+    Backend, DeletionMarks, Error, LABEL_GID_MAPPING, LABEL_UID_MAPPING, SnapshotId, SnapshotKind,
+    Usage, idmap, tree,
 };
 
 /// The label that tells a client where a snapshot's changes are.
@@ -214,8 +214,8 @@ impl Backend for Overlay {
         self.dirs.cleanup(live)
     }
 
-    fn independent_layers(&self) -> bool {
-        true
+    fn independent_layers(&self) -> Option<DeletionMarks> {
+        Some(deletion_marks(&self.options))
     }
 
     fn labels(&self, id: SnapshotId) -> Labels {
@@ -223,6 +223,14 @@ impl Backend for Overlay {
             return Labels::new();
         }
         Labels::from([(LABEL_UPPERDIR.to_owned(), self.upper(id).display().to_string())])
+    }
+}
+
+/// How deletions are marked in overlays that are mounted with `options`.
+pub(crate) fn deletion_marks(options: &[String]) -> DeletionMarks {
+    match options.iter().any(|option| option == "userxattr") {
+        true => DeletionMarks::User,
+        false => DeletionMarks::Trusted,
     }
 }
 

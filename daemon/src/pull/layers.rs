@@ -12,8 +12,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use davit_diff::Applied;
 use davit_diff::worker::{Killer, Settle};
+use davit_diff::{Applied, Whiteouts};
 use davit_distribution::manifest::ImageConfig;
 use davit_distribution::pull::names::chain_ids;
 use davit_distribution::pull::{
@@ -133,7 +133,7 @@ impl Image<'_> {
         let mut start = 0;
         while start < self.chain.len() {
             let turn = self.turn(start).await;
-            if let Some(extraction) = self.prepare(start, false).await? {
+            if let Some(extraction) = self.prepare(start, None).await? {
                 first = Some((turn, extraction));
                 break;
             }
@@ -152,7 +152,11 @@ impl Image<'_> {
         self.unpacker.images.chains.take(&name).await
     }
 
-    async fn prepare(&self, number: usize, independent: bool) -> Result<Option<Extraction>, Error> {
+    async fn prepare(
+        &self,
+        number: usize,
+        lower_later: Option<Whiteouts>,
+    ) -> Result<Option<Extraction>, Error> {
         let (chain, parent) = (self.chain[number].to_string(), self.parent(number));
         let mut annotations = self.blobs[number].annotations.clone();
         if self.place.snapshots.wants_source() {
@@ -160,7 +164,7 @@ impl Image<'_> {
             annotations.extend(source::labels(image, manifest, &self.blobs[number..]));
         }
         let (place, alive) = (self.place.clone(), self.alive.clone());
-        let new = New { chain, parent, independent, annotations };
+        let new = New { chain, parent, lower_later, annotations };
         Ok(blocking(move || new.make(place, alive)).await?)
     }
 
@@ -229,12 +233,13 @@ impl Image<'_> {
 
     /// Prepares for a layer above others that are being unpacked.
     async fn begin(&self, number: usize) -> Result<(Turn, Option<Extraction>), Error> {
-        if !self.place.snapshots.independent_layers() {
+        let marks = self.place.snapshots.independent_layers();
+        if marks.is_none() {
             self.below(number).await;
         }
         let turn = self.turn(number).await;
-        let independent = *self.there.borrow() < number;
-        Ok((turn, self.prepare(number, independent).await?))
+        let lower_later = marks.filter(|_| *self.there.borrow() < number);
+        Ok((turn, self.prepare(number, lower_later).await?))
     }
 
     /// Has a worker write the layer, when it is its turn.

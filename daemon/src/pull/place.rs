@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use davit_client::Client;
+use davit_diff::Whiteouts;
 use davit_distribution::pull::Failure;
 use davit_events::Exchange;
 use davit_index::{LeaseId, Snapshotter};
@@ -14,6 +15,7 @@ use davit_protocols::convert::grpc::pack;
 use davit_protocols::grpc::containerd::events;
 use davit_protocols::grpc::containerd::services::snapshots::v1 as wire;
 use davit_protocols::topics;
+use davit_snapshots::DeletionMarks;
 use davit_types::{Any, ErrorKind, Kind, Labels, Mount, Namespace};
 use tokio::runtime::Handle;
 
@@ -54,12 +56,14 @@ impl Snapshots {
         }
     }
 
-    /// Whether layers can be written before those below them.
-    pub(super) fn independent_layers(&self) -> bool {
-        match self {
-            Self::Here(snapshotter) => snapshotter.independent_layers(),
-            Self::Elsewhere { .. } => false,
-        }
+    /// How deletions are marked in layers that are written before those below
+    /// them; `None` where that cannot be done.
+    pub(super) fn independent_layers(&self) -> Option<Whiteouts> {
+        let Self::Here(snapshotter) = self else { return None };
+        snapshotter.independent_layers().map(|marks| match marks {
+            DeletionMarks::Trusted => Whiteouts::Overlay,
+            DeletionMarks::User => Whiteouts::OverlayUser,
+        })
     }
 
     /// Whether layers are to be labelled with where they come from.

@@ -37,8 +37,9 @@ pub(super) struct New {
     pub(super) chain: String,
     /// The one below, or nothing.
     pub(super) parent: String,
-    /// It gets its parent when it is committed.
-    pub(super) independent: bool,
+    /// Set when it gets its parent when it is committed: how deletions are
+    /// marked.
+    pub(super) lower_later: Option<Whiteouts>,
     /// What is said of the layer.
     pub(super) annotations: Labels,
 }
@@ -50,18 +51,18 @@ impl New {
         place: Place,
         alive: mpsc::Sender<()>,
     ) -> Result<Option<Extraction>, Failure> {
-        let Self { chain, parent, independent, annotations } = self;
+        let Self { chain, parent, lower_later, annotations } = self;
         let inherited = annotations.into_iter().filter(|(key, _)| key.starts_with(INHERITED));
         let mut labels: Labels = inherited.collect();
         labels.insert(TARGET.to_owned(), chain.clone());
-        let parent = if independent { "" } else { parent.as_str() };
+        let parent = if lower_later.is_some() { "" } else { parent.as_str() };
         let mut key = String::new();
         for _ in 0..NAMES_TRIED {
             key = format!("extract-{} {chain}", unique_part());
             match place.prepare(&key, parent, &labels) {
                 Ok(mounts) => {
-                    let (lower_later, committed) = (None, false);
-                    let mut extraction = Extraction {
+                    let committed = false;
+                    return Ok(Some(Extraction {
                         place,
                         key,
                         chain,
@@ -70,11 +71,7 @@ impl New {
                         lower_later,
                         committed,
                         alive,
-                    };
-                    if independent {
-                        extraction.lower_later = Some(extraction.whiteouts()?);
-                    }
-                    return Ok(Some(extraction));
+                    }));
                 }
                 Err(failure) if failure.kind() != ErrorKind::AlreadyExists => {
                     let what = format!("failed to prepare extraction snapshot {key:?}");
@@ -93,13 +90,6 @@ impl New {
 }
 
 impl Extraction {
-    /// How this snapshotter's mounts want deletions marked.
-    fn whiteouts(&self) -> Result<Whiteouts, Failure> {
-        let mounts = self.mounts_over(&self.key)?;
-        let user = mounts.iter().flat_map(|mount| &mount.options).any(|o| o == "userxattr");
-        Ok(if user { Whiteouts::OverlayUser } else { Whiteouts::Overlay })
-    }
-
     /// What to mount to see it on top of `parent`.
     pub(super) fn mounts_over(&self, parent: &str) -> Result<Vec<Mount>, Failure> {
         let mounts = self.place.mounts_over(&self.key, parent);

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use davit_snapshots::{SnapshotId, SnapshotKind};
+use davit_snapshots::{DeletionMarks, SnapshotId, SnapshotKind};
 use davit_types::{Labels, Mount, Namespace};
 use rusqlite::Connection;
 
@@ -45,9 +45,10 @@ impl Snapshotter {
         self.create(namespace, key, parent, SnapshotKind::View, labels, lease)
     }
 
-    /// Whether a layer can be written into a snapshot without a parent, which
-    /// gets one when it is committed.
-    pub fn independent_layers(&self) -> bool {
+    /// How deletions are marked in a layer that is written into a snapshot
+    /// without a parent, which gets one when it is committed; `None` where
+    /// that cannot be done.
+    pub fn independent_layers(&self) -> Option<DeletionMarks> {
         self.backend.independent_layers()
     }
 
