@@ -5,23 +5,24 @@
 #
 #   integration/setup.sh FORKY KERNEL
 #
-# FORKY becomes the tree of newer peers (about 750 MB), KERNEL the files of a
+# FORKY becomes the tree of newer peers (about 850 MB), KERNEL the files of a
 # Debian kernel for the virtual machine in which cgroup v2 is tested; systemd and
 # dbus are installed for that machine, too, and started only there.
 set -eu
 
 forky=${1:?usage: setup.sh FORKY KERNEL}
 kernel=${2:?usage: setup.sh FORKY KERNEL}
+here=$(realpath "$(dirname "$0")")
 # Links and interpreters below are named by absolute paths.
 forky=$(realpath -m "$forky")
 kernel=$(realpath -m "$kernel")
 
 packages='btrfs-progs busybox-static ca-certificates containerd cpio criu crun dbus debootstrap
-docker-registry docker.io erofs-utils gzip iproute2 kmod openssl patchelf procps qemu-system-x86 runc
-skopeo systemd tinyproxy umoci util-linux xz-utils zstd'
+docker-registry docker.io e2fsprogs erofs-utils fsverity gzip iproute2 kmod openssl patchelf procps
+qemu-system-x86 runc skopeo systemd tinyproxy umoci util-linux xz-utils zstd'
 # From Debian forky.
 peers='containerd crane criu crun docker-buildx docker-cli docker.io libcriu2 runc runsc
-soci-snapshotter'
+soci-snapshotter stargz-snapshotter'
 
 missing=
 for package in $packages; do
@@ -71,8 +72,8 @@ if [ "$(cat "$forky/.complete" 2>/dev/null)" != "$peers" ]; then
         patchelf --force-rpath --set-interpreter "$forky/lib64/ld-linux-x86-64.so.2" \
             --set-rpath "$forky/usr/lib/x86_64-linux-gnu" "$forky/peers/${program##*/}"
     done
-    for program in containerd crane ctr containerd-shim-runc-v2 docker docker-proxy runsc \
-        soci-snapshotter-grpc; do
+    for program in containerd crane ctr ctr-remote containerd-shim-runc-v2 docker docker-proxy \
+        runsc soci-snapshotter-grpc; do
         ln -sf "$forky/usr/bin/$program" "$forky/peers/$program"
     done
     ln -sf "$forky/usr/sbin/dockerd" "$forky/peers/dockerd"
@@ -80,8 +81,15 @@ if [ "$(cat "$forky/.complete" 2>/dev/null)" != "$peers" ]; then
     printf '%s\n' "$peers" >"$forky/.complete"
 fi
 
-# overlay is for snapshots; criu wants the rest.
-modules='overlay inet_diag tcp_diag udp_diag unix_diag netlink_diag af_packet_diag nfnetlink
+# Peers that Debian has as source code alone.
+built=$(cat "$here"/go/* | sha256sum)
+if [ "$(cat "$forky/.built" 2>/dev/null)" != "$built" ]; then
+    "$here/go/build.sh" "$forky"
+    printf '%s\n' "$built" >"$forky/.built"
+fi
+
+# overlay, erofs and loop are for snapshots; criu wants the rest.
+modules='overlay erofs loop inet_diag tcp_diag udp_diag unix_diag netlink_diag af_packet_diag nfnetlink
 libcrc32c nf_tables tun veth'
 if [ "$(cat "$kernel/.complete" 2>/dev/null)" != "$modules" ]; then
     rm -rf "$kernel"
