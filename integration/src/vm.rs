@@ -1,7 +1,7 @@
 //! A virtual machine for what this machine's kernel is not set up for: cgroup
-//! v2, alone or with systemd. It boots Debian's cloud kernel under software
-//! emulation into a RAM disk that holds our binaries, the runtimes, `ctr` and a
-//! script.
+//! v2, alone or with systemd, and fs-verity. It boots Debian's cloud kernel under
+//! software emulation into a RAM disk that holds our binaries, the runtimes, `ctr`
+//! and a script.
 
 mod systemd;
 
@@ -65,8 +65,16 @@ struct Init {
 /// # Panics
 /// When the machine does not come to the script's end, or the script fails.
 pub fn run(script: &str) -> String {
+    run_with(&[], script)
+}
+
+/// The same with further programs of this machine, given by their paths.
+///
+/// # Panics
+/// As [`run`].
+pub fn run_with(programs: &[&str], script: &str) -> String {
     let install = |root: &Path| script_file(&root.join("bin/start"), START);
-    boot(script, &Init { program: "/bin/start", arguments: "", install })
+    boot(programs, script, &Init { program: "/bin/start", arguments: "", install })
 }
 
 /// As [`run`], under Debian 12's systemd with its bus and its journal; the
@@ -75,12 +83,12 @@ pub fn run(script: &str) -> String {
 /// # Panics
 /// As [`run`].
 pub fn run_under_systemd(script: &str) -> String {
-    boot(script, &systemd::INIT)
+    boot(&[], script, &systemd::INIT)
 }
 
-fn boot(script: &str, init: &Init) -> String {
+fn boot(programs: &[&str], script: &str, init: &Init) -> String {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
-    let disk = ram_disk(&directory, script, init);
+    let disk = ram_disk(&directory, programs, script, init);
     let log = directory.path().join("serial");
     let mut machine = Command::new("qemu-system-x86_64")
         .args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048", "-no-reboot"])
@@ -116,7 +124,7 @@ fn serial(log: &Path) -> String {
     String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).replace('\r', "")
 }
 
-fn ram_disk(directory: &TempDir, script: &str, init: &Init) -> PathBuf {
+fn ram_disk(directory: &TempDir, programs: &[&str], script: &str, init: &Init) -> PathBuf {
     let root = directory.path().join("root");
     for name in ["bin", "etc", "lib", "lib64", "usr/bin", "usr/sbin", "root"] {
         fs::create_dir_all(root.join(name)).expect("the directory is new");
@@ -134,6 +142,10 @@ fn ram_disk(directory: &TempDir, script: &str, init: &Init) -> PathBuf {
     }
     symlink("containerd-shim-davit-v2", root.join("usr/bin/containerd-shim-runc-v2"))
         .expect("the directory is new");
+    for path in programs.iter().map(Path::new) {
+        let name = path.file_name().expect("a program has a name");
+        program(&root, path, &format!("usr/bin/{}", name.display()));
+    }
     program(&root, Path::new("/usr/sbin/runc"), "usr/bin/runc");
     program(&root, Path::new("/usr/bin/crun"), "usr/bin/crun");
     program(&root, Path::new("/usr/bin/ctr"), "usr/bin/ctr");
