@@ -84,13 +84,14 @@ fi
 # Peers that Debian has as source code alone.
 built=$(cat "$here"/go/* | sha256sum)
 if [ "$(cat "$forky/.built" 2>/dev/null)" != "$built" ]; then
+    chroot "$forky" apt-get -q -o Acquire::Check-Valid-Until=false update
     "$here/go/build.sh" "$forky"
     printf '%s\n' "$built" >"$forky/.built"
 fi
 
 # overlay, erofs and loop are for snapshots; criu wants the rest.
-modules='overlay erofs loop inet_diag tcp_diag udp_diag unix_diag netlink_diag af_packet_diag nfnetlink
-libcrc32c nf_tables tun veth'
+modules='overlay erofs loop inet_diag tcp_diag udp_diag unix_diag netlink_diag af_packet_diag
+nfnetlink libcrc32c nf_tables tun veth'
 if [ "$(cat "$kernel/.complete" 2>/dev/null)" != "$modules" ]; then
     rm -rf "$kernel"
     mkdir -p "$kernel"
