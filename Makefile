@@ -62,6 +62,19 @@ check: check-packages ## formatting, lints, dependencies, layout
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) test --locked -q -p davit-tests --test layout --test dependencies
 
+# libFuzzer is C++.
+FUZZ_PACKAGES := g++
+FUZZ_SECONDS  ?= 120
+
+.PHONY: fuzz-packages
+fuzz-packages: build-packages
+	@dpkg-query -W $(FUZZ_PACKAGES) >/dev/null 2>&1 || \
+		{ apt-get -q update && apt-get install -q -y --no-install-recommends $(FUZZ_PACKAGES); }
+
+.PHONY: fuzz
+fuzz: fuzz-packages ## run each fuzz target under libFuzzer for FUZZ_SECONDS (120)
+	tests/fuzz/libfuzzer/run-all $(FUZZ_SECONDS)
+
 .PHONY: bench
 bench: test-setup release ## measure what docs/SPEC.md promises, beside containerd
 	$(CARGO) run --locked -q -p davit-integration --bin bench
