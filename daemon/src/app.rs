@@ -2,7 +2,7 @@
 //! in which they need each other, from one [`Config`].
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use davit_runtime::{Limits, Tasks};
 use davit_snapshots::{Backend, Btrfs, Erofs, ErofsConfig, Native, Overlay, OverlayConfig};
 use davit_types::Kind;
 
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_STATE};
 use crate::error::Error;
-use crate::lock::{Claim, claim};
+use crate::lock::{Claim, claim, make_directory};
 use crate::mounts::Mounts;
 use crate::plugins::{self, Plugin};
 use crate::proxy::{Differs, Proxies};
@@ -38,6 +38,13 @@ const SMALLEST_PIECE: u64 = 512;
 /// The name of the plugin that bundles and working directories are kept
 /// under.
 const TASK_PLUGIN: &str = "io.containerd.runtime.v2.task";
+
+/// Within the state directory, the one for shims' sockets.
+const SOCKETS: &str = "s";
+/// How long shims' sockets are named, in bytes: a SHA-256 in hexadecimal.
+const SOCKET_NAME: usize = 64;
+/// How long a socket's path may be, in bytes, as containerd counts it.
+const SOCKET_PATH: usize = 106;
 
 /// The daemon, wired and not yet serving.
 pub struct App {
@@ -277,6 +284,8 @@ fn task_config(config: &Config) -> Result<davit_runtime::Config, Error> {
     Ok(davit_runtime::Config {
         state: config.state.join(TASK_PLUGIN),
         root: config.root.join(TASK_PLUGIN),
+        sockets: socket_directory(config)?,
+        runtime_root: config.state.join("runc"),
         grpc_address: text(&config.grpc.address),
         ttrpc_address: text(&config.ttrpc.address),
         publish_binary: std::env::current_exe().map_err(Error::io("find", "our own program"))?,
@@ -290,6 +299,20 @@ fn task_config(config: &Config) -> Result<davit_runtime::Config, Error> {
             ..Limits::default()
         },
     })
+}
+
+/// Where shims' sockets go: below the state directory, or where a socket's path
+/// is short enough. Their names differ between daemons.
+fn socket_directory(config: &Config) -> Result<PathBuf, Error> {
+    let own = config.state.join(SOCKETS);
+    if own.as_os_str().len() + "/".len() + SOCKET_NAME <= SOCKET_PATH {
+        make_directory(&own, ROOT_MODE)?;
+        return Ok(own);
+    }
+    let short = Path::new(DEFAULT_STATE);
+    make_directory(short, STATE_MODE)?;
+    make_directory(&short.join(SOCKETS), ROOT_MODE)?;
+    Ok(short.join(SOCKETS))
 }
 
 /// No wait is without a limit.

@@ -101,14 +101,21 @@ impl Daemon {
     /// The same with small disks of their own, tmpfs with the options given,
     /// for some of the directories `root` and `state`.
     pub fn on_disks(server: Server, shim: Shim, disks: &[(&str, &str)]) -> Self {
+        Self::on_prepared(server, shim, |daemon| {
+            for (name, options) in disks {
+                let at = daemon.path(name);
+                fs::create_dir(&at).expect("a new directory is empty");
+                let none = nix::mount::MsFlags::empty();
+                nix::mount::mount(Some("tmpfs"), &at, Some("tmpfs"), none, Some(*options))
+                    .expect("root may mount");
+            }
+        })
+    }
+
+    /// The same after `prepare` has been at the daemon's directory.
+    pub fn on_prepared(server: Server, shim: Shim, prepare: impl FnOnce(&Self)) -> Self {
         let mut daemon = Self::new(server, shim, "state");
-        for (name, options) in disks {
-            let at = daemon.path(name);
-            fs::create_dir(&at).expect("a new directory is empty");
-            let none = nix::mount::MsFlags::empty();
-            nix::mount::mount(Some("tmpfs"), &at, Some("tmpfs"), none, Some(*options))
-                .expect("root may mount");
-        }
+        prepare(&daemon);
         daemon.launch();
         daemon
     }
@@ -256,6 +263,25 @@ impl Daemon {
     pub fn namespace(&self) -> String {
         let name = self.directory.path().file_name().unwrap_or_default().to_string_lossy();
         name.to_string()
+    }
+
+    /// Where runc keeps what it knows of this daemon's containers, when a
+    /// client does not say.
+    pub fn runtime_state(&self) -> PathBuf {
+        let base = match self.server {
+            Server::Davit => self.path(&self.state),
+            _ => "/run/containerd".into(),
+        };
+        base.join("runc").join(self.namespace())
+    }
+
+    /// Where the sockets of our shims are; with a deep state directory,
+    /// elsewhere.
+    pub fn sockets(&self) -> PathBuf {
+        match self.server {
+            Server::Davit => self.path(&self.state).join("s"),
+            _ => "/run/containerd/s".into(),
+        }
     }
 
     /// What the daemon has logged so far.

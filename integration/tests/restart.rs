@@ -210,3 +210,41 @@ fn a_terminal_survives_a_restart() {
 fn a_terminal_survives_a_killed_daemon() {
     a_terminal_is_attached_to_after(Daemon::kill);
 }
+
+/// An earlier davitd left sockets and the runtime's state to what shims do of
+/// themselves: a place that containerds share. Its tasks live on.
+#[test]
+fn tasks_of_an_earlier_version_are_found_and_cleaned_up_after() {
+    let shared = Path::new("/run/containerd");
+    let tables = "[plugins.\"io.containerd.shim.v1.manager\"]\n\
+                  env = [\"SHIM_SOCKET_DIR=/run/containerd/s\"]\n";
+    let mut daemon = Daemon::with_config(Server::Davit, tables);
+    daemon.import_image(CTR);
+    let root = shared.join("runc");
+    let words = ["run", "-d", "--runc-root", root.to_str().expect("it is UTF-8"), image::NAME];
+    daemon.ctr_ok(Client::Ctr21, &[&words[..], &["old", "sleep", "1000"]].concat());
+    let bundle = daemon.path("state/io.containerd.runtime.v2.task").join(daemon.namespace());
+    let bundle = bundle.join("old");
+    let options = fs::read_to_string(bundle.join("options.json")).expect("the shim writes it");
+    let earlier = options.replace(&format!("\"root\":{root:?}"), "\"root\":\"\"");
+    assert_ne!(earlier, options);
+    fs::write(bundle.join("options.json"), earlier).expect("root may write it");
+    let address = fs::read_to_string(bundle.join("address")).expect("the shim writes it");
+    assert!(address.starts_with("unix:///run/containerd/s/"), "{address}");
+
+    daemon.kill();
+    let config = fs::read_to_string(daemon.path("config.toml")).expect("it is there");
+    fs::write(daemon.path("config.toml"), config.replace(tables, "")).expect("it is writable");
+    daemon.launch();
+    let exec = ["task", "exec", "--exec-id", "after", "old", "echo", "still here"];
+    assert_eq!(daemon.ctr_ok(CTR, &exec), "still here\n");
+    kill_shims(&daemon);
+    wait_for("the task is gone", 20, || (status(&daemon, "old") == "none").then_some(()));
+    let state = root.join(daemon.namespace());
+    let socket = Path::new(address.trim_start_matches("unix://"));
+    wait_for("runtime and socket are cleaned up", 20, || {
+        (!state.join("old").exists() && !socket.exists()).then_some(())
+    });
+    daemon.ctr_ok(CTR, &["container", "rm", "old"]);
+    let _ = fs::remove_dir(state);
+}

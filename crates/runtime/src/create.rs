@@ -13,7 +13,7 @@ use crate::errands::{self, Errands, kill_strays};
 use crate::shim::{End, Shim};
 use crate::shim_log::ShimLog;
 use crate::tasks::{blocking, to_the_end};
-use crate::{Checkpoint, CreateOptions, Deadline, Error, Sandbox, Tasks, names};
+use crate::{Checkpoint, CreateOptions, Deadline, Error, Sandbox, Tasks, names, runtime_root};
 
 /// In a bundle whose task is in a sandbox: the sandbox's id.
 pub(crate) const SANDBOX_FILE: &str = "sandbox";
@@ -50,9 +50,12 @@ impl Tasks {
         &self,
         namespace: &Namespace,
         id: &ContainerId,
-        options: CreateOptions,
+        mut options: CreateOptions,
         deadline: Deadline,
     ) -> Result<u32, Error> {
+        let sent = options.for_shim().cloned();
+        let root = &self.config().runtime_root;
+        options.task_options = runtime_root::fill(sent, &options.runtime, root);
         let bundle = Bundle::locate(self.config(), namespace, id);
         let (namespace, id) = (namespace.clone(), id.clone());
         let order = Order { namespace, id, bundle, options, deadline };
@@ -104,9 +107,16 @@ impl Tasks {
             self.clear_leftover(&order.namespace, &order.id, &order.bundle).await?;
         }
         let (bundle, spec) = (order.bundle.clone(), order.options.spec.clone());
+        let options = order.options.for_shim().cloned();
         blocking(move || {
             davit_sys::cgroup::hasten_moves();
-            bundle.create(spec.as_ref())
+            bundle.create(spec.as_ref())?;
+            runtime_root::keep(options.as_ref(), &bundle).inspect_err(|_| {
+                if let Err(error) = bundle.remove() {
+                    log::warn!(path:? = bundle.path, error:% = error.full_message();
+                        "cannot remove what was made");
+                }
+            })
         })
         .await
     }

@@ -13,12 +13,15 @@ use tokio::process::Command;
 use crate::bootstrap::Endpoint;
 use crate::bundle::Bundle;
 use crate::command::{self, Output};
-use crate::{Config, Deadline, Error, Exit, client};
+use crate::{Config, Deadline, Error, Exit, client, runtime_root};
 
 /// The file in a bundle that names the binary.
 const FILE: &str = "shim-binary-path";
 /// The binary may answer in any of the dialects up to this one.
 const MAX_VERSION: &str = "2";
+/// Tells a shim where to bind its socket: ours, and those of containerd from
+/// 2.3 on. Older ones always use `/run/containerd/s`.
+const SOCKETS_VARIABLE: &str = "SHIM_SOCKET_DIR";
 
 /// How long what is killed may take to die.
 const STRAYS_LIMIT: Duration = Duration::from_secs(2);
@@ -55,6 +58,7 @@ impl Errands<'_> {
         }
         command
             .arg("start")
+            .env(SOCKETS_VARIABLE, &self.config.sockets)
             .envs(self.config.shim_env.iter().filter_map(|pair| pair.split_once('=')));
         let input = options.map(encoded).unwrap_or_default();
         let deadline = deadline.at_most(self.config.limits.shim_start);
@@ -67,7 +71,14 @@ impl Errands<'_> {
     /// Cleans up after a shim that is gone: what the runtime knows of the
     /// container is deleted, what is left of it is killed. Answers with the
     /// exit that the shim recorded.
+    ///
+    /// A bundle that somebody has taken away is made again, for the place of
+    /// the runtime's state that the shim reads there.
     pub async fn delete(&self, deadline: Deadline) -> Result<Exit, Error> {
+        if !self.bundle.path.is_dir() {
+            self.bundle.create(None)?;
+        }
+        runtime_root::restore(self.bundle, self.program, &self.config.runtime_root)?;
         let mut command = self.command();
         command.args(["-id", self.id.as_str(), "-bundle"]).arg(&self.bundle.path);
         if self.config.debug {

@@ -32,6 +32,7 @@ mod error;
 mod load;
 mod names;
 mod options;
+mod runtime_root;
 mod scratch;
 mod shim;
 mod shim_log;

@@ -51,7 +51,7 @@ fn resolve_in(runtime: &str, directories: &[PathBuf]) -> Result<PathBuf, Error> 
 
 /// `containerd-shim-<name>-<version>`, from a name of at least two parts and
 /// no slash.
-fn binary_name(runtime: &str) -> Option<String> {
+pub(crate) fn binary_name(runtime: &str) -> Option<String> {
     let parts: Vec<&str> = runtime.split('.').collect();
     match parts.as_slice() {
         _ if runtime.contains('/') || runtime.starts_with('.') => None,

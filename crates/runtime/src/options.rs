@@ -16,6 +16,12 @@ pub struct Config {
     /// Holds `<namespace>/<id>`, the working directories:
     /// `<root>/io.containerd.runtime.v2.task`.
     pub root: PathBuf,
+    /// Where shims are told to bind their sockets: there already, closed to
+    /// others, and short enough for the path of a socket.
+    pub sockets: PathBuf,
+    /// Where runc and its like keep `<namespace>/<id>`, unless a client says
+    /// otherwise.
+    pub runtime_root: PathBuf,
     /// The path of the gRPC socket, for shims.
     pub grpc_address: String,
     /// The path of the ttrpc socket, for shims to publish events to.

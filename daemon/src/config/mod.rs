@@ -34,6 +34,8 @@ pub use plugins::{
 
 /// Where the configuration is when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/davit/config.toml";
+/// Where the state is when nobody says otherwise.
+pub const DEFAULT_STATE: &str = "/run/davit";
 /// The version of the format that is written.
 pub const VERSION: i64 = 3;
 /// The latest version of the format that is read.
@@ -187,7 +189,7 @@ impl Default for Config {
         Self {
             version: VERSION,
             root: "/var/lib/davit".into(),
-            state: "/run/davit".into(),
+            state: DEFAULT_STATE.into(),
             oom_score: 0,
             disabled_plugins: Vec::new(),
             required_plugins: Vec::new(),

@@ -44,7 +44,7 @@ fn remains(daemon: &Daemon) -> Vec<String> {
     let groups = leftovers::cgroups_with(&own);
     let groups = groups.iter().filter(|at| !at.ends_with(&own));
     left.extend(groups.map(|at| format!("cgroup {}", at.display())));
-    let runtime_state = [Path::new("/run/containerd/runc").join(&own)];
+    let runtime_state = [daemon.runtime_state()];
     let [snapshots, native] = ["overlayfs", "native"]
         .map(|name| daemon.path(&format!("root/io.containerd.snapshotter.v1.{name}/snapshots")));
     let store = |name: &str| daemon.path("root/io.containerd.content.v1.content").join(name);

@@ -135,6 +135,8 @@ impl World {
         let config = Config {
             state: top.join("state/io.containerd.runtime.v2.task"),
             root: top.join("root/io.containerd.runtime.v2.task"),
+            sockets: top.join("state/s"),
+            runtime_root: top.join("state/runc"),
             grpc_address: top.join("davit.sock").to_str().unwrap().into(),
             ttrpc_address: top.join("davit.sock.ttrpc").to_str().unwrap().into(),
             publish_binary: "/bin/false".into(),
@@ -295,9 +297,10 @@ impl World {
                 fs::remove_dir(&cgroup).unwrap();
             }
         }
-        let runc = Path::new("/run/containerd/runc").join(self.namespace.as_str());
+        let runc = self.config.runtime_root.join(self.namespace.as_str());
         assert!(is_empty(&runc), "{} has something left", runc.display());
-        let _ = fs::remove_dir(runc);
+        let shared = Path::new("/run/containerd/runc").join(self.namespace.as_str());
+        assert!(!shared.exists(), "{} was used", shared.display());
     }
 }
 
