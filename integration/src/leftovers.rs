@@ -69,6 +69,39 @@ pub fn cgroups_with(needle: &str) -> BTreeSet<PathBuf> {
     found
 }
 
+/// The processes in cgroups whose path begins with a directory of that name.
+pub fn processes_in_cgroups(name: &str) -> Vec<i32> {
+    let inside = |line: &str| {
+        let path = line.rsplit(':').next().unwrap_or_default();
+        path.split('/').nth(1) == Some(name)
+    };
+    processes()
+        .filter(|pid| {
+            let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            groups.lines().any(inside)
+        })
+        .collect()
+}
+
+/// FIFOs in a directory or below it; mounts are not looked into.
+pub fn fifos_below(directory: &Path) -> BTreeSet<PathBuf> {
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+    let (mut found, mut open) = (BTreeSet::new(), vec![directory.to_owned()]);
+    while let Some(directory) = open.pop() {
+        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        for entry in entries.flatten() {
+            let Ok(kind) = entry.file_type() else { continue };
+            if kind.is_fifo() {
+                found.insert(entry.path());
+            } else if kind.is_dir() && device(&entry.path()) == device(&directory) {
+                open.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
 /// What a process has open, by what each descriptor refers to.
 pub fn open_files(pid: u32) -> Vec<String> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
