@@ -5,6 +5,7 @@
 
 mod archives;
 mod checkpoints;
+mod events;
 mod registries;
 mod runtimes;
 
@@ -14,6 +15,7 @@ use crate::text::{normalise, without};
 use crate::{Client, Daemon, Runtime, image, must, terminal, wait_for};
 pub use archives::{image_export_and_import, image_import_names, image_import_of_docker};
 pub use checkpoints::task_checkpoint;
+pub use events::events;
 pub use registries::*;
 pub use runtimes::{one_shim_for_a_pod, plugins_inspect_runtime, run_in_a_user_namespace};
 
@@ -490,42 +492,6 @@ pub fn namespace_commands(seat: &Seat) -> String {
         + &seat.any(&["-n", "blue", "image", "rm", "--sync", image::NAME])
         + &seat.any(&["namespace", "rm", "none"])
         + &seat.any(&["namespace", "ls", "-q"])
-}
-
-/// The topics of events, in their order.
-pub fn events(seat: &Seat) -> String {
-    seat.daemon.import_image(seat.client);
-    let log = seat.daemon.path("events");
-    let file = std::fs::File::create(&log).expect("the directory is writable");
-    let mut listener = seat.command(&["events"]).stdout(file).spawn().expect("ctr can be started");
-    // A namespace made again and again tells when the listener has arrived.
-    wait_for("the listener hears something", 20, || {
-        let own = seat.daemon.namespace();
-        let _ = seat.command(&["namespace", "label", &own, "probe=1"]).output();
-        (std::fs::metadata(&log).ok()?.len() > 0).then_some(())
-    });
-    seat.ok(&seat.run(&["-d"], "seen", &["sleep", "1000"]));
-    seat.ok(&["task", "exec", "--exec-id", "x", "seen", "true"]);
-    seat.ok(&["task", "pause", "seen"]);
-    seat.ok(&["task", "resume", "seen"]);
-    seat.ok(&["task", "rm", "-f", "seen"]);
-    seat.ok(&["container", "rm", "seen"]);
-    seat.ok(&["namespace", "create", "last"]);
-    // Two publishers: the daemon speaks of containers, the shim of tasks.
-    // containerd 2.1's shim ends before its last event is out, now and then:
-    // that one is compared nowhere.
-    let wanted = ["/containers/delete", "/tasks/exit", "\"last\""];
-    let text = wait_for("the last event", 20, || {
-        let text = std::fs::read_to_string(&log).ok()?;
-        wanted.iter().all(|word| text.contains(word)).then_some(text)
-    });
-    let _ = listener.kill();
-    let _ = listener.wait();
-    let of = |kind: &str| {
-        let topics = text.lines().filter_map(|line| line.split(' ').find(|w| w.starts_with(kind)));
-        topics.filter(|topic| *topic != "/tasks/delete").collect::<Vec<_>>().join("\n")
-    };
-    format!("{}\n{}", of("/containers"), of("/tasks"))
 }
 
 /// The plugins that clients look for.
