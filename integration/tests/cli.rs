@@ -1,5 +1,7 @@
 //! `davit`, the command line for people, on davitd, with real containers.
 
+#[path = "cli/json.rs"]
+mod json;
 #[path = "cli/life.rs"]
 mod life;
 #[path = "cli/seat.rs"]

@@ -68,6 +68,45 @@ fn detach_keys_leave_it_running() {
 }
 
 #[test]
+fn an_execs_terminal_follows_in_size_and_is_left_by_keys() {
+    let seat = Seat::new();
+    seat.ok(&["run", "-d", "--name", "host", IMAGE, "sleep", "1000"]);
+    let exec = seat.davit(&["exec", "-it", "host", "sh"]);
+    let mut terminal = OnTerminal::start(&exec, 93, 41);
+    terminal.expect("# ");
+    assert!(!terminal.is_cooked(), "raw while the program has it");
+    terminal.type_in("stty size\n");
+    terminal.expect("41 93");
+    terminal.resize(77, 33);
+    wait_for("the new size", 30, || {
+        terminal.type_in("stty size\n");
+        terminal.text().contains("33 77").then_some(())
+    });
+    terminal.type_in("exit 23\n");
+    assert_eq!(terminal.wait().code(), Some(23));
+    assert!(terminal.is_cooked(), "given back as it was");
+
+    for (keys, typed) in [(None, "\x10\x11"), (Some("ctrl-x,q"), "\x18q")] {
+        let options = keys.map_or(vec![], |keys| vec!["--detach-keys", keys]);
+        let words = [&["exec", "-it"], &options[..], &["host", "sh"]].concat();
+        let mut terminal = OnTerminal::start(&seat.davit(&words), 80, 24);
+        terminal.expect("# ");
+        terminal.type_in("echo $((40 + 2)); exec sleep 999\n");
+        terminal.expect("42");
+        terminal.type_in(typed);
+        assert_eq!(terminal.wait().code(), Some(0));
+        assert!(terminal.is_cooked());
+        let left = |text: &str| text.lines().filter(|line| line.contains("sleep 999")).count();
+        assert_eq!(left(&seat.ok(&["exec", "host", "ps"])), 1, "it goes on without us");
+        // The first process of a namespace is deaf to its own.
+        seat.ok(&["exec", "host", "sh", "-c", "kill -9 $(pidof sleep)"]);
+        wait_for("it ends", 20, || (left(&seat.ok(&["exec", "host", "ps"])) == 0).then_some(()));
+    }
+    seat.ok(&["rm", "-f", "host"]);
+    seat.nothing_left();
+}
+
+#[test]
 fn a_terminal_is_wanted_where_there_is_none() {
     let seat = Seat::new();
     seat.fails(&["run", "--rm", "-it", IMAGE, "true"], 125, "terminal");
