@@ -1,6 +1,7 @@
 //! What other people's crates we take in: licences, sources, bans. The rules
 //! are in `deny.toml`, in cargo-deny's format, so that cargo-deny reads them
-//! too; this test needs nothing but cargo.
+//! too; this test needs nothing but cargo. Advisories are not looked up here: see
+//! the section in `deny.toml`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
