@@ -50,7 +50,13 @@ pub fn run(program: &[String]) -> Error {
     }
 }
 
-fn prepare(program: &[String], input: impl Read) -> Result<Command, Error> {
+/// `program`, filled in with the state that `input` holds and the specification
+/// in the bundle which that names.
+///
+/// # Errors
+/// No program, a state or a specification that cannot be read, or a template
+/// that is none.
+pub fn prepare(program: &[String], input: impl Read) -> Result<Command, Error> {
     if program.is_empty() {
         return Err(Error::Input("oci-hook: no program to run".to_owned()));
     }

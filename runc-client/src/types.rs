@@ -128,7 +128,7 @@ pub fn read_pid_file(path: &Path) -> Result<u32> {
 
 impl ProcessTable {
     /// Reads a table whose first line holds titles without spaces.
-    pub(crate) fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         let mut lines = text.lines().filter(|line| !line.trim().is_empty());
         let titles: Vec<String> =
             lines.next().unwrap_or_default().split_whitespace().map(Into::into).collect();
@@ -159,8 +159,9 @@ fn split_row(line: &str, count: usize) -> Vec<String> {
 }
 
 impl Version {
-    /// Reads `NAME version VERSION`, then `key: value` lines.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    /// Reads `NAME version VERSION`, then `key: value` lines; `None` for another
+    /// first line.
+    pub fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
         let (name, version) = lines.next()?.split_once(" version ")?;
         let mut parsed = Self {

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use std::path::PathBuf;
+
 use davit_protocols::ttrpc::bootstrap::BootstrapResult;
 use protobuf::Message as _;
 use serde::{Deserialize, Serialize};
@@ -158,6 +160,16 @@ impl Endpoint {
         };
         kept.map(|text| Self::parse(text.as_bytes())).transpose()
     }
+}
+
+/// Where the shim listens that has answered its `start` so: a path, which
+/// begins with a zero byte for the name of an abstract socket.
+///
+/// # Errors
+/// What is none of the forms in use, a version or protocol that is unknown, or
+/// a path that is none or too long.
+pub fn shim_socket(answer: &[u8]) -> Result<PathBuf, Error> {
+    Ok(Endpoint::parse(answer)?.place()?.into_path())
 }
 
 /// What a program said, for an error message: printable and of a bearable

@@ -57,6 +57,11 @@ impl Place {
         }
     }
 
+    /// The socket's path.
+    pub fn into_path(self) -> PathBuf {
+        self.path
+    }
+
     /// Connects. A socket whose queue is full is tried again without end, and
     /// so is one when we are short of files or memory, which says nothing of
     /// the shim.

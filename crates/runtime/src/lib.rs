@@ -42,7 +42,7 @@ mod told;
 mod transport;
 mod turns;
 
-pub use bootstrap::Protocol;
+pub use bootstrap::{Protocol, shim_socket};
 pub use davit_protocols::event_field;
 pub use deadline::Deadline;
 pub use error::Error;

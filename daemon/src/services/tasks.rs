@@ -8,6 +8,8 @@
 mod checkpoint;
 mod wire;
 
+pub use checkpoint::extract;
+
 use std::sync::Arc;
 
 use davit_index::{Container, ContentStore, Index};

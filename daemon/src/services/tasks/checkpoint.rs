@@ -32,25 +32,44 @@ const BYTES_MAX: u64 = 256 << 30;
 
 /// What can go wrong with a checkpoint on its way.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub enum Error {
+    /// It is no checkpoint.
     #[error("unsupported checkpoint type {0:?}")]
     MediaType(String),
+    /// An entry of the archive that is none of a checkpoint's.
     #[error(
         "checkpoint archive: {entry:?} is neither a file nor a directory below its top: invalid argument"
     )]
-    Entry { entry: PathBuf },
+    Entry {
+        /// Its name.
+        entry: PathBuf,
+    },
+    /// It unpacks to more than any checkpoint of a machine.
     #[error(
         "checkpoint archive: at {entry:?} it has more than {ENTRIES_MAX} entries or {BYTES_MAX} bytes: resource exhausted"
     )]
-    TooLarge { entry: PathBuf },
+    TooLarge {
+        /// Where that shows.
+        entry: PathBuf,
+    },
+    /// It is no archive.
     #[error("checkpoint archive")]
     Archive(#[source] davit_diff::tar::Error),
+    /// The file system or the archive.
     #[error("{doing} checkpoint")]
-    Io { doing: &'static str, source: io::Error },
+    Io {
+        /// `pack` or `unpack`.
+        doing: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The index.
     #[error(transparent)]
     Index(#[from] davit_index::Error),
+    /// The directory that it is unpacked to.
     #[error(transparent)]
     Runtime(#[from] davit_runtime::Error),
+    /// A message in it.
     #[error(transparent)]
     Field(#[from] davit_protocols::convert::InvalidField),
 }
@@ -195,7 +214,11 @@ fn add(archive: &mut tar::Builder<&mut dyn Write>, top: &Path, below: &Path) -> 
 
 /// Unpacks files and directories and refuses everything else: an archive that
 /// comes from elsewhere makes no links, no devices, and nothing outside.
-fn extract(from: impl io::BufRead, directory: &Path) -> Result<(), Error> {
+///
+/// # Errors
+/// What is no archive, an entry of another kind or with another name, too many
+/// or too large ones, and those of the file system.
+pub fn extract(from: impl io::BufRead, directory: &Path) -> Result<(), Error> {
     let mut archive = Reader::new(from);
     let (mut entries, mut bytes) = (0, 0_u64);
     while let Some(entry) = archive.next_entry().map_err(Error::Archive)? {

@@ -2,12 +2,15 @@
 
 pub mod archive;
 pub mod bootstrap;
+pub mod checkpoint;
 pub mod config;
 pub mod docker_login;
 pub mod events;
 pub mod filter;
+pub mod hook;
 pub mod hosts;
 pub mod http_headers;
+pub mod image_config;
 pub mod layer;
 pub mod log;
 pub mod manifest;
@@ -15,6 +18,9 @@ pub mod messages;
 pub mod names;
 pub mod platform;
 pub mod reference;
+pub mod runc_answers;
+pub mod shim_answer;
+pub mod shim_input;
 pub mod tar;
 pub mod ttrpc;
 
