@@ -88,6 +88,33 @@ fn the_newest_daemon_gets_a_message() {
     daemon.expect_topics(&["create", "start", "exit", "delete"]);
 }
 
+/// A bundle whose configuration is missing or broken: the file is named, nobody
+/// listens, nothing runs.
+#[test]
+fn a_broken_bundle_is_refused_and_leaves_nothing() {
+    type Break = (&'static str, fn(&std::path::Path));
+    let breaks: [Break; 4] = [
+        ("open", |path| std::fs::remove_file(path).unwrap()),
+        ("parse", |path| std::fs::write(path, "{\"annotations\": ").unwrap()),
+        ("parse", |path| std::fs::write(path, r#"{"annotations": {"a": 1}}"#).unwrap()),
+        ("longer than", |path| std::fs::File::create(path).unwrap().set_len(33 << 20).unwrap()),
+    ];
+    for (words, change) in breaks {
+        let daemon = Daemon::new();
+        let bundle = daemon.bundle(&["true"]);
+        let config = bundle.path.join("config.json");
+        change(&config);
+        let output = run(&mut daemon.shim_command(SHIM, &bundle, "start"), b"");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(output.stdout.is_empty());
+        assert!(stderr.contains(words) && stderr.contains(config.to_str().unwrap()), "{stderr}");
+        let sockets = std::fs::read_dir(daemon.dir.path().join("s"));
+        assert_eq!(sockets.map_or(0, Iterator::count), 0);
+        assert!(!bundle.path.join("address").exists());
+    }
+}
+
 /// The same program under the name of the one it replaces, with the options
 /// of a CRI configuration.
 #[test]
