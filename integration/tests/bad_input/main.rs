@@ -9,6 +9,7 @@ mod differences;
 mod disk;
 mod records;
 mod remains;
+mod strangers;
 mod tasks;
 
 use std::collections::BTreeMap;
@@ -199,38 +200,12 @@ fn records_answer_bad_input_as_containerd_does() {
     compare(&old, &new, &ours, differences::RECORDS);
 }
 
-/// One call of every method, in namespaces that are none.
-fn strangers(daemon: &Daemon) -> Vec<Call> {
-    let own = &daemon.namespace();
-    let namespaces = [
-        ("none", None),
-        ("empty", Some("".to_owned())),
-        ("unknown", Some("nosuch-namespace".to_owned())),
-        ("a slash", Some("a/b".to_owned())),
-        ("a path", Some("../../etc".to_owned())),
-        ("a space", Some("a b".to_owned())),
-        ("of 77 letters", Some("a".repeat(77))),
-    ];
-    let mut all = records::calls(own);
-    all.extend(tasks::unknown(own));
-    // The first call of a method that names something that could be there.
-    let mut firsts: BTreeMap<String, Call> = BTreeMap::new();
-    for call in all.into_iter().filter(|call| call.label.contains("unknown")) {
-        firsts.entry(call.path.clone()).or_insert(call);
-    }
-    let pairs = firsts.into_values().flat_map(|call| {
-        let with =
-            |(what, name): &(&str, Option<String>)| call.clone().namespace(what, name.as_deref());
-        namespaces.iter().map(with).collect::<Vec<_>>()
-    });
-    pairs.collect()
-}
-
 #[test]
 fn namespaces_that_are_none_are_answered_as_containerd_does() {
-    let [(_, old), (_, new), (_daemon, ours)] =
+    let [(_, mut old), (_, mut new), (_daemon, mut ours)] =
         [Server::Containerd16, Server::Containerd21, Server::Davit]
-            .map(|server| run(server, strangers));
+            .map(|server| run(server, strangers::calls));
+    strangers::check_mounts([&mut old, &mut new, &mut ours]);
     compare(&old, &new, &ours, differences::NAMESPACES);
 }
 
