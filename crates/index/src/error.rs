@@ -80,6 +80,8 @@ impl Kind for Error {
             Self::Database { source, .. } => match source.sqlite_error_code() {
                 Some(ErrorCode::DiskFull) => ErrorKind::ResourceExhausted,
                 Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::DataLoss,
+                // As everything else that a file system refuses.
+                Some(ErrorCode::SystemIoFailure | ErrorCode::ReadOnly) => ErrorKind::Unknown,
                 _ => ErrorKind::Internal,
             },
             Self::Damaged { .. } => ErrorKind::DataLoss,
@@ -107,6 +109,7 @@ impl Error {
     pub(crate) fn at(self, file: &Path, doing: &'static str) -> Self {
         match self {
             Self::Database { path, source, .. } if path.as_os_str().is_empty() => {
+                let source = explained(source, file);
                 Self::Database { path: file.to_owned(), operation: doing, source }
             }
             other => other,
@@ -120,6 +123,29 @@ impl Error {
         let bare = text.strip_suffix(": invalid argument").map(str::to_owned);
         Self::InvalidArgument(bare.unwrap_or(text))
     }
+}
+
+/// The failure with its reason, where SQLite only has a number for it: a file
+/// system that the kernel has made read-only.
+fn explained(source: rusqlite::Error, file: &Path) -> rusqlite::Error {
+    match source {
+        rusqlite::Error::SqliteFailure(code, _)
+            if code.code == ErrorCode::SystemIoFailure && is_read_only(file) =>
+        {
+            let text = "read-only file system".to_owned();
+            rusqlite::Error::SqliteFailure(code, Some(text))
+        }
+        other => other,
+    }
+}
+
+/// Whether nothing can be written beside the file. What the mount says is not
+/// enough: an error of its own makes no file system say so.
+fn is_read_only(file: &Path) -> bool {
+    let probe = file.with_extension("probe");
+    let made = std::fs::File::create(&probe);
+    let _ = std::fs::remove_file(&probe);
+    made.is_err_and(|error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem)
 }
 
 /// SQLite's errors cannot be cloned; this copies what those of a commit say,

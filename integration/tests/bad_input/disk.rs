@@ -12,6 +12,7 @@ use davit_integration::daemon::Shim;
 use davit_integration::{Client, Daemon, Server, image, must as done, peers, wait_for};
 use davit_protocols::grpc::containerd::services::containers::v1 as containers;
 use davit_protocols::grpc::containerd::services::content::v1 as content;
+use davit_protocols::grpc::containerd::services::events::v1 as events;
 use davit_protocols::grpc::containerd::services::leases::v1 as leases;
 use davit_protocols::grpc::containerd::services::snapshots::v1 as snapshots;
 use davit_protocols::grpc::containerd::services::tasks::v1 as tasks;
@@ -228,11 +229,9 @@ impl Task {
         let heard = |word: &str| fs::read_to_string(&log).unwrap().contains(word);
         wait_for("the listener hears something", 20, || {
             let topic = ("events", "Publish");
-            let event = Some(prost_types::Any { type_url: "x".into(), ..Default::default() });
-            let publish = davit_protocols::grpc::containerd::services::events::v1::PublishRequest {
-                topic: "/probe".into(),
-                event,
-            };
+            let type_url = "containerd.events.NamespaceDelete".into();
+            let event = Some(prost_types::Any { type_url, ..Default::default() });
+            let publish = events::PublishRequest { topic: "/probe".into(), event };
             let _ = api.call(&Call::new(&daemon.namespace(), topic, "probe", &publish));
             heard("/probe").then_some(())
         });
