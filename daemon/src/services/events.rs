@@ -29,7 +29,9 @@ type Envelopes = Pin<Box<dyn Stream<Item = Result<types::Envelope, Status>> + Se
 #[tonic::async_trait]
 impl Service for Events {
     async fn publish(&self, request: Request<PublishRequest>) -> Result<Response<()>, Status> {
-        let namespace = namespace(&request)?;
+        let namespace = namespace(&request).map_err(|refusal| {
+            Status::new(refusal.code(), format!("failed publishing event: {}", refusal.message()))
+        })?;
         let PublishRequest { topic, event } = request.into_inner();
         let event = event.map(any_from).unwrap_or_default();
         self.exchange.publish(&namespace, &topic, event).map_err(|error| status(&error))?;

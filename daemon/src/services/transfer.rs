@@ -139,6 +139,10 @@ impl Transfer {
         };
         let source = request.source.unwrap_or_default();
         let destination = request.destination.unwrap_or_default();
+        if let Some(none) = [&source, &destination].into_iter().find(|any| any.type_url.is_empty())
+        {
+            return Err(Status::unknown(format!("type with url {}: not found", none.type_url)));
+        }
         let (from, to) = (kind(&source), kind(&destination));
         match (from, to) {
             (REGISTRY, IMAGE_STORE) => {

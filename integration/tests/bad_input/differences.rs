@@ -78,6 +78,11 @@ pub const RECORDS: &[Difference] = &[
     ),
 ];
 
+/// A namespace that is none is refused alike by every service.
+const NAMESPACE: &str = "the namespace is looked at, and has the code of its message";
+/// No namespace.
+const REQUIRED: What = Is(Code::FailedPrecondition);
+
 /// Of namespaces that are none.
 pub const NAMESPACES: &[Difference] = &[
     Difference::new("content.Status ", "", Words, "the namespace is looked at first"),
@@ -100,7 +105,18 @@ pub const NAMESPACES: &[Difference] = &[
         Is(Code::InvalidArgument),
         "the namespace is looked at first",
     ),
+    Difference::new("events.Subscribe ", "", Is(Code::InvalidArgument), FILTER),
+    Difference::new("snapshots.Cleanup ", "", Is(Code::Ok), "it is about no namespace"),
     Difference::new("snapshots.Commit ", "", Words, "the snapshotter is there"),
+    Difference::new("snapshots.List ", " in namespace none", REQUIRED, NAMESPACE),
+    Difference::new("snapshots.List ", " in namespace empty", REQUIRED, NAMESPACE),
+    Difference::new("snapshots.List ", "", Is(Code::InvalidArgument), NAMESPACE),
+    Difference::new("tasks.Metrics ", " in namespace none", REQUIRED, NAMESPACE),
+    Difference::new("tasks.Metrics ", " in namespace empty", REQUIRED, NAMESPACE),
+    Difference::new("tasks.Metrics ", "", Is(Code::InvalidArgument), NAMESPACE),
+    Difference::new("transfer.Transfer ", " in namespace none", REQUIRED, NAMESPACE),
+    Difference::new("transfer.Transfer ", " in namespace empty", REQUIRED, NAMESPACE),
+    Difference::new("transfer.Transfer ", "", Is(Code::InvalidArgument), NAMESPACE),
 ];
 
 /// Of tasks that are none.

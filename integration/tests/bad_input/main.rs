@@ -205,7 +205,7 @@ fn namespaces_that_are_none_are_answered_as_containerd_does() {
     let [(_, mut old), (_, mut new), (_daemon, mut ours)] =
         [Server::Containerd16, Server::Containerd21, Server::Davit]
             .map(|server| run(server, strangers::calls));
-    strangers::check_mounts([&mut old, &mut new, &mut ours]);
+    strangers::check_ours([&mut old, &mut new, &mut ours]);
     compare(&old, &new, &ours, differences::NAMESPACES);
 }
 
