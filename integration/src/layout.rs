@@ -25,6 +25,15 @@ pub const CHECK: &[&str] = &[
     && test \"$(stat -c %a.%u.%g /data/kept)\" = 1751.7.8 && echo whole",
 ];
 
+/// The same for stores in which a directory has no attributes but those that
+/// the topmost layer with something in it gives it: docker's own, and stargz's.
+pub const CHECK_FILES: &[&str] = &[
+    "sh",
+    "-c",
+    "busybox sha256sum -c -s /list && test ! -e /data/gone \
+    && test /data/file -ef /data/hard && test \"$(readlink /data/link)\" = file && echo whole",
+];
+
 /// How a layer is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use davit_integration::docker::{Docker, Version};
-use davit_integration::layout::{self, CHECK, Layout, Recipe};
+use davit_integration::layout::{self, CHECK, CHECK_FILES, Layout, Recipe};
 use davit_integration::registry::Registry;
 use davit_integration::{Client, Daemon, Server, must};
 
@@ -114,7 +114,7 @@ fn docker() -> Docker {
 }
 
 fn docker_runs_whole(docker: &Docker, name: &str) {
-    let words = [&["run", "--rm", "--network=none", name], CHECK].concat();
+    let words = [&["run", "--rm", "--network=none", name], CHECK_FILES].concat();
     assert_eq!(docker.ok(&words), "whole\n");
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use davit_integration::daemon::{Daemon, Server};
-use davit_integration::layout::{self, Layout};
+use davit_integration::layout::{self, CHECK_FILES, Layout};
 use davit_integration::leftovers::{mounts_below, names_in};
 use davit_integration::peers::{self, Client};
 use davit_integration::registry::Registry;
@@ -17,15 +17,6 @@ use tempfile::TempDir;
 
 const CTR: Client = Client::Ctr21;
 const NAME: &str = "stargz";
-
-/// What a container runs to find out whether all files are there; directories
-/// that a layer only implies are the snapshotter's business.
-const CHECK: &[&str] = &[
-    "sh",
-    "-c",
-    "busybox sha256sum -c -s /list && test ! -e /data/gone \
-    && test /data/file -ef /data/hard && echo whole",
-];
 
 /// The snapshotter, on a socket in a directory of its own, until it is
 /// dropped.
@@ -139,7 +130,7 @@ impl Seat {
 
     fn check(&self, reference: &str) {
         let run = ["run", "--rm", "--snapshotter", NAME, reference, "check"];
-        assert_eq!(self.daemon.ctr_ok(CTR, &[&run[..], CHECK].concat()), "whole\n");
+        assert_eq!(self.daemon.ctr_ok(CTR, &[&run[..], CHECK_FILES].concat()), "whole\n");
     }
 
     /// All that a container does, its daemon's death included.

@@ -89,7 +89,8 @@ fn docker_loads_what_was_exported() {
     for version in [Version::V20, Version::V28] {
         let docker = Docker::start(version, Daemon::start(Server::Davit), "runc");
         docker.ok(&["load", "-i", &text(&file)]);
-        let words = [&["run", "--rm", "--network=none", &name], layout::CHECK].concat();
+        let check = layout::CHECK_FILES;
+        let words = [&["run", "--rm", "--network=none", &name], check].concat();
         assert_eq!(docker.ok(&words), "whole\n", "{version:?}");
     }
 }
