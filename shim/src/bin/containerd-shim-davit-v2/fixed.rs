@@ -2,13 +2,19 @@
 //! it, with their failures in the Go shim's words (`process/init.go`).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use davit_shim::{Failure, Reaper};
+use davit_sys::process::{self, PidFd};
 use runc_client::Runc;
 
 use crate::options::Options;
 use crate::runtime;
 use crate::stdio::Owner;
+
+/// How long the exit of an init that never ran is waited for, once it was
+/// killed.
+pub const EXIT_LIMIT: Duration = Duration::from_secs(5);
 
 /// A container, as far as it never changes.
 pub struct Fixed {
@@ -95,6 +101,21 @@ impl Fixed {
     pub async fn pids(&self) -> Result<Vec<u32>, Failure> {
         let pids = self.runtime.ps(&self.id).await;
         pids.map_err(|error| self.failed("OCI runtime ps failed", &error))
+    }
+
+    /// Kills an init that never ran and waits until all of it is gone. Deleting
+    /// would kill it, too, but runc does not wait for its last thread: it
+    /// finds the control groups in use then, leaves them, and calls that a
+    /// success.
+    pub async fn end_unstarted(&self, pid: u32) {
+        let gone = self.reaper.watch(pid);
+        if !process::is_living_child(pid) {
+            return;
+        }
+        let killed = PidFd::open(pid).and_then(|init| init.send_signal(nix::libc::SIGKILL));
+        if killed.is_err() || tokio::time::timeout(EXIT_LIMIT, gone).await.is_err() {
+            log::warn!(container:% = self.id, pid; "an init that never ran does not end");
+        }
     }
 
     /// Deletes the container in the runtime. That it is gone is no error: a

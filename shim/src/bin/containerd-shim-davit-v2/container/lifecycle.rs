@@ -5,21 +5,16 @@
 //! when no exec lives any more, its output is with the client, and the last
 //! notice of memory running out has been read.
 
-use std::time::Duration;
-
 use davit_protocols::ttrpc::events;
 use davit_shim::{Exit, Failure, task};
 
 use super::{Container, Ending};
 use crate::event::{Event, Key, Outcome, Reply};
 use crate::exits;
+use crate::fixed::EXIT_LIMIT;
 use crate::process::{Process, timestamp};
 use crate::start::Started;
 use crate::state::State;
-
-/// After the runtime has deleted an init that never ran, how long its exit
-/// is waited for. (The runtime has killed it by then.)
-const EXIT_LIMIT: Duration = Duration::from_secs(5);
 
 const SIGKILL: u32 = nix::libc::SIGKILL.cast_unsigned();
 

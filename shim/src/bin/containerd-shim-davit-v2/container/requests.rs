@@ -114,7 +114,12 @@ impl Container {
             self.execs.values_mut().map(|exec| std::mem::take(&mut exec.process.io)).collect();
         self.oom = None;
         let mounted = !self.request.rootfs.is_empty();
+        let unstarted = self.init.state == State::Created && self.init.exit.is_none();
+        let pid = self.init.pid;
         self.run(key, async move {
+            if unstarted {
+                fixed.end_unstarted(pid).await;
+            }
             close(io).await;
             for io in execs {
                 close(io).await;
