@@ -210,10 +210,13 @@ impl Api {
         offset: i64,
         data: &[u8],
     ) -> Result<wire::WriteContentResponse, Status> {
+        // Blobs that nothing holds are collected, sooner or later.
+        let held = (action == WriteAction::Commit).then(|| ("containerd.io/gc.root", "held"));
         let request = wire::WriteContentRequest {
             action: action.into(),
             offset,
             data: data.to_vec().into(),
+            labels: held.map(|(key, value)| (key.into(), value.into())).into_iter().collect(),
             ..Default::default()
         };
         self.runtime.block_on(async {
@@ -293,7 +296,8 @@ fn ingests_are_there_too_and_are_gone_on_with() {
         assert!(part == bytes[1_234_567..2_234_568], "{server:?}");
         let past = api.read(&digest, 3_000_001, 0).expect_err("there is no more");
         assert_eq!(past.code(), Code::OutOfRange);
-        let labels = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
+        let labels = [("a", "b"), ("containerd.io/gc.root", "held")];
+        let labels = BTreeMap::from(labels.map(|(key, value)| (key.to_owned(), value.to_owned())));
         assert_eq!(api.label(&digest, labels.clone()).expect("it is there").labels, labels);
         assert_eq!(pair.front.ctr_ok(CTR, &["content", "ls", "-q", "labels.a==b"]).trim(), digest);
 
