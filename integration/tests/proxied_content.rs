@@ -211,7 +211,7 @@ impl Api {
         data: &[u8],
     ) -> Result<wire::WriteContentResponse, Status> {
         // Blobs that nothing holds are collected, sooner or later.
-        let held = (action == WriteAction::Commit).then(|| ("containerd.io/gc.root", "held"));
+        let held = (action == WriteAction::Commit).then_some(("containerd.io/gc.root", "held"));
         let request = wire::WriteContentRequest {
             action: action.into(),
             offset,

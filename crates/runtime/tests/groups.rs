@@ -82,7 +82,7 @@ async fn end(world: &World, name: &str) {
     tasks.kill(ns, &name, None, 9, false, patient()).await.unwrap();
     assert_eq!(tasks.wait(ns, &name, None, patient()).await.unwrap().status, 137);
     assert_eq!(tasks.delete(ns, &name, patient()).await.unwrap().status, 137);
-    assert!(!world.bundle(name.as_str()).exists());
+    eventually("the end of the bundle", || !world.bundle(name.as_str()).exists()).await;
 }
 
 /// The shim goes on in a working directory that is no more.

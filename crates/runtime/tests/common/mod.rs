@@ -18,6 +18,7 @@ use davit_protocols::convert::grpc::unpack;
 use davit_protocols::event_field;
 use davit_protocols::grpc::containerd::events::TaskExit;
 use davit_protocols::ttrpc::events_service::ForwardRequest;
+use davit_protocols::ttrpc::options::Options;
 use davit_protocols::ttrpc::server::{self, Call, Status};
 use davit_runtime::{Config, CreateOptions, Deadline, ExecOptions, Limits, Stdio, Tasks};
 use davit_types::{Any, ContainerId, Envelope, Mount, Namespace};
@@ -53,7 +54,7 @@ pub struct Front {
 
 impl Front {
     pub fn new() -> Self {
-        let name = "containerd-shim-grpc-front-v1";
+        let name = GRPC_FRONT;
         let examples = std::env::current_exe().unwrap().parent().unwrap().join("../examples");
         let program = examples.join(name).canonicalize().expect("cargo test builds the examples");
         let directory = tempfile::tempdir().unwrap();
@@ -80,6 +81,15 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 /// A caller who waits for as long as a test may take.
 pub fn patient() -> Deadline {
     Deadline::after(PATIENCE)
+}
+
+/// The name of the shim that speaks gRPC in front of Debian's.
+const GRPC_FRONT: &str = "containerd-shim-grpc-front-v1";
+
+/// What tells that a shim of another name is for runc.
+fn runc_options() -> Any {
+    let options = Options { binary_name: "runc".into(), ..Options::default() };
+    Any { type_url: "containerd.runc.v1.Options".into(), value: options.write_to_bytes().unwrap() }
 }
 
 /// One daemon's worth of tasks, in a directory and a namespace of its own.
@@ -217,6 +227,7 @@ impl World {
                 options: vec!["rbind".into(), "ro".into()],
             }],
             runtime: self.shim.to_str().unwrap().into(),
+            task_options: self.shim.ends_with(GRPC_FRONT).then(runc_options),
             ..Default::default()
         }
     }
