@@ -187,3 +187,95 @@ fn restrict_files(written: &[&Root], read: &[&Root]) -> Result<(), RulesetError>
     }
     ruleset.restrict_self().map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::{self, ErrorKind::PermissionDenied, Write};
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    /// Runs `body` on a thread of its own, which alone is confined to a tree.
+    fn confined(body: impl FnOnce(&Path, &Path) + Send) {
+        let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(inside.path().join("there"), "x").unwrap();
+        fs::create_dir(inside.path().join("dir")).unwrap();
+        fs::write(outside.path().join("there"), "x").unwrap();
+        let root = Root::open(inside.path()).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                confine(&[&root], &[], Need::Writing).unwrap();
+                body(inside.path(), outside.path());
+            });
+        });
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
+    }
+
+    /// Whether the kernel has of Landlock what is needed; says so if not, where
+    /// the test harness does not hide it.
+    fn has_landlock() -> bool {
+        let asked = Ruleset::default()
+            .set_compatibility(CompatLevel::HardRequirement)
+            .handle_access(AccessFs::Refer)
+            .and_then(Ruleset::create);
+        if let Err(error) = &asked {
+            let told = writeln!(io::stderr(), "NOT TESTED: no Landlock in this kernel: {error}");
+            told.unwrap();
+        }
+        asked.is_ok()
+    }
+
+    /// The capabilities that are left would do for all of it: Landlock alone
+    /// forbids it.
+    #[test]
+    fn nothing_outside_the_tree_can_be_opened() {
+        let has_landlock = has_landlock();
+        confined(|inside, outside| {
+            fs::write(inside.join("new"), "x").unwrap();
+            fs::hard_link(inside.join("new"), inside.join("dir/link")).unwrap();
+            fs::rename(inside.join("there"), inside.join("dir/there")).unwrap();
+            assert_eq!(fs::read(inside.join("dir/link")).unwrap(), b"x");
+            if !has_landlock {
+                return;
+            }
+            let refused = |what: &str, result: io::Result<()>| {
+                let error = result.expect_err(what);
+                assert_eq!(error.kind(), PermissionDenied, "{what}: {error}");
+            };
+            refused("read", File::open(outside.join("there")).map(drop));
+            refused("read what all may", File::open("/etc/passwd").map(drop));
+            refused("list", fs::read_dir("/").map(drop));
+            refused("make", File::create(outside.join("new")).map(drop));
+            refused("write", File::options().append(true).open(outside.join("there")).map(drop));
+            refused("make a directory", fs::create_dir(outside.join("dir")));
+            refused("link", std::os::unix::fs::symlink("x", outside.join("link")));
+            refused("remove", fs::remove_file(outside.join("there")));
+        });
+    }
+
+    #[test]
+    fn nothing_more_is_held_than_what_is_needed() {
+        confined(|_, _| {
+            let held = rustix::thread::capabilities(None).unwrap();
+            assert_eq!(held.inheritable, CapabilitySet::empty());
+            for set in [held.effective, held.permitted] {
+                assert!(Need::Writing.capabilities().contains(set), "{set:?}");
+            }
+            assert!(rustix::thread::no_new_privs().unwrap());
+        });
+    }
+
+    #[test]
+    fn system_calls_that_nobody_needs_fail() {
+        use nix::sched::{CloneFlags, unshare};
+        confined(|_, _| {
+            let error = UnixDatagram::unbound().expect_err("a socket was made");
+            assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}");
+            // SYS_ADMIN is still there.
+            assert_eq!(unshare(CloneFlags::CLONE_NEWUTS), Err(nix::Error::EPERM));
+            let moved = rustix::mount::mount_bind("/", "/");
+            assert_eq!(moved.err(), Some(rustix::io::Errno::PERM));
+        });
+    }
+}
