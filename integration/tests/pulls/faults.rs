@@ -1,6 +1,7 @@
 //! Connections that break, servers that are dead, lie or have enough.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use davit_integration::fault_proxy::{Asked, BlackHole, Fault, FaultProxy, dead_host, resets};
 use davit_integration::registry::{Auth, Registry, Transport, USER};
@@ -112,6 +113,32 @@ fn a_mirror_that_says_nothing_costs_seconds() {
     must(&mut seat.pull(&["--hosts-dir", &hosts.to_string_lossy(), reference]));
     // Who has been found silent is not asked for every blob again.
     assert!(mirror.seen().len() <= 3, "{:#?}", mirror.seen());
+    seat.is_whole(reference);
+}
+
+/// A mirror at 20 KiB/s would need four minutes for each layer.
+#[test]
+fn a_slow_mirror_costs_seconds() {
+    let seat = Seat::new(&layout::LARGE, none);
+    let mirror = FaultProxy::start(seat.registry.address(), |asked| match asked.is_blob() {
+        true => Fault::Slow(20 << 10),
+        false => Fault::None,
+    });
+    let toml = format!(
+        "server = \"http://{}\"\n[host.\"http://{}\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
+        seat.proxy.host(),
+        mirror.host()
+    );
+    let hosts = seat.daemon.path("hosts");
+    write_hosts(&hosts, "registry.test", &toml);
+    let reference = "registry.test/some/image:1";
+    let begun = Instant::now();
+    must(&mut seat.pull(&["--hosts-dir", &hosts.to_string_lossy(), reference]));
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    let needed = seat.layout.transfer_size("amd64");
+    assert!(mirror.carried() > 0, "it was never asked");
+    assert!(mirror.carried() < needed / 5, "{} of {needed} bytes", mirror.carried());
+    hardly_anything_twice(&seat, &[&seat.proxy, &mirror]);
     seat.is_whole(reference);
 }
 
