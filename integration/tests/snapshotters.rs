@@ -6,13 +6,13 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use davit_integration::daemon::{Daemon, Server};
 use davit_integration::fault_proxy::{Fault, FaultProxy};
 use davit_integration::layout::{self, CHECK, Layout};
 use davit_integration::leftovers::mounts_below;
-use davit_integration::peers::Client;
+use davit_integration::peers::{self, Client};
 use davit_integration::registry::Registry;
 use davit_integration::{image, must, wait_for};
 use tempfile::TempDir;
@@ -90,10 +90,32 @@ fn live(daemon: &mut Daemon, snapshotter: &str, directory: &Path) {
     assert!(mounts_below(directory).is_empty(), "{:?}", mounts_below(directory));
 }
 
+/// Pulls an image of several layers, with deletions and hard links, which a
+/// container finds as they should be.
+fn pulled(daemon: &Daemon, snapshotter: &str) {
+    let davit = |words: &[&str]| {
+        let mut command = Command::new(peers::ours("davit"));
+        command.env("DAVIT_ADDRESS", daemon.socket());
+        command.env("CONTAINERD_NAMESPACE", daemon.namespace());
+        must(command.args(words).stdin(Stdio::null()))
+    };
+    let registry = Registry::start();
+    let layout = Layout::of(&layout::SMALL);
+    let name = layout.push(&registry, "some/image:1");
+    davit(&["pull", "--snapshotter", snapshotter, &name]);
+    let layers = layout.layers("amd64").len();
+    assert_eq!(snapshots(daemon, snapshotter).lines().count(), 1 + layers);
+    let run = [&["run", "--rm", "--snapshotter", snapshotter, &name], CHECK].concat();
+    assert_eq!(davit(&run), "whole\n", "{snapshotter}");
+    davit(&["rmi", &name]);
+    assert_eq!(snapshots(daemon, snapshotter).lines().count(), 1, "{snapshotter}");
+}
+
 #[test]
 fn erofs_keeps_layers_as_images() {
     let disk = Disk::new();
     let mut daemon = daemon(&disk.path());
+    pulled(&daemon, "erofs");
     let directory = daemon.path("root/io.containerd.snapshotter.v1.erofs/snapshots");
     live(&mut daemon, "erofs", &directory);
 }
@@ -137,6 +159,7 @@ fn erofs_takes_layers_in_any_order() {
 fn btrfs_keeps_layers_as_subvolumes() {
     let disk = Disk::new();
     let mut daemon = daemon(&disk.path());
+    pulled(&daemon, "btrfs");
     let directory = disk.path().join("btrfs/snapshots");
     live(&mut daemon, "btrfs", &directory);
     let left = must(Command::new("btrfs").args(["subvolume", "list"]).arg(disk.path()));
