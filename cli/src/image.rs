@@ -1,7 +1,10 @@
 //! Images: finding, unpacking, listing, importing, naming, removing.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use davit_client::image::Image;
 use davit_client::{Client, import};
@@ -12,12 +15,16 @@ use serde_json::{Value, json};
 
 use crate::args::{Format, Images, Import, RemoveImages, Tag};
 use crate::container::Defaults;
+use crate::progress::Progress;
 use crate::signals::Signals;
 use crate::table::{self, Table};
 use crate::{Error, names, output};
 
 /// The characters of a digest that tables show.
 const SHORT: usize = "sha256:".len() + 12;
+
+/// How often it is looked how far an import is.
+const GLANCE: Duration = Duration::from_millis(100);
 
 async fn list(client: &Client) -> Result<Vec<api::Image>, Error> {
     let response = client.images().list(api::ListImagesRequest::default()).await?;
@@ -91,24 +98,57 @@ pub async fn unpack(
     }
 }
 
+/// Counts what is read.
+struct Counted<R> {
+    input: R,
+    count: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.count.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
 /// `davit import`.
 ///
 /// # Errors
 /// What is wrong with the archive, or what the daemon answers.
 pub async fn import(client: &Client, import: Import, format: Format) -> Result<u8, Error> {
+    let mut total = None;
     let archive: Box<dyn Read + Send> = if import.file.as_os_str() == "-" {
         Box::new(io::stdin())
     } else {
-        let path = &import.file;
-        Box::new(File::open(path).map_err(Error::io(path.display().to_string()))?)
+        let failed = || Error::io(import.file.display().to_string());
+        let file = File::open(&import.file).map_err(failed())?;
+        total = file.metadata().ok().filter(Metadata::is_file).map(|meta| meta.len());
+        Box::new(file)
     };
+    let count = Arc::new(AtomicU64::new(0));
+    let archive = Counted { input: archive, count: Arc::clone(&count) };
     let mut signals = Signals::catch()?;
     let mut signal = 0;
     let stop = async { signal = signals.ending().await };
-    let imported = match import::archive(client, archive, import.name.as_deref(), stop).await {
+    let mut progress = Progress::new(format);
+    let reading = import::archive(client, archive, import.name.as_deref(), stop);
+    let result = {
+        let read = || count.load(Ordering::Relaxed);
+        let mut reading = std::pin::pin!(reading);
+        loop {
+            tokio::select! {
+                result = &mut reading => break result,
+                () = tokio::time::sleep(GLANCE) => progress.archive("importing", read(), total),
+            }
+        }
+    };
+    let imported = match result {
         Err(davit_client::Error::Stopped) => return Err(Error::Interrupted { signal }),
         other => other?,
     };
+    progress.archive("complete", count.load(Ordering::Relaxed), total);
+    progress.end();
     if !import.no_unpack {
         let snapshotter = match import.snapshotter {
             Some(name) => name,

@@ -76,6 +76,19 @@ impl Progress {
         }
     }
 
+    /// Takes in how much of an archive has passed, of `total` bytes if that is
+    /// known. Where there are no bars, only the end is told.
+    pub fn archive(&mut self, event: &str, offset: u64, total: Option<u64>) {
+        let total = total.unwrap_or_default();
+        let blob = Blob { name: "archive".to_owned(), event: event.to_owned(), offset, total };
+        self.blobs = vec![blob];
+        match self.shape {
+            Shape::Bars => self.draw(false),
+            Shape::Lines if is_done(event) => self.line(0),
+            _ => {}
+        }
+    }
+
     /// Draws the last state.
     pub fn end(&mut self) {
         if self.shape == Shape::Bars {
@@ -89,7 +102,7 @@ impl Progress {
         if blob.event == "waiting" {
             return;
         }
-        let (title, size) = (title(&blob.name), table::bytes(blob.total));
+        let (title, size) = (title(&blob.name), table::bytes(blob.size()));
         // Nobody reads it: just as well.
         let _ = writeln!(io::stderr(), "{title}: {} ({size})", blob.event);
     }
@@ -123,11 +136,16 @@ impl Progress {
 }
 
 impl Blob {
+    /// All of its bytes; those so far where nobody knows.
+    fn size(&self) -> u64 {
+        if self.total == 0 { self.offset } else { self.total }
+    }
+
     fn text(&self) -> String {
         let (title, event) = (title(&self.name), self.event.as_str());
         let sizes = match event {
             "waiting" => String::new(),
-            _ if is_done(event) => table::bytes(self.total),
+            _ if is_done(event) || self.total == 0 => table::bytes(self.size()),
             _ => format!("{} of {}", table::bytes(self.offset), table::bytes(self.total)),
         };
         let part = match event {
@@ -152,7 +170,7 @@ fn title(name: &str) -> String {
     let (kind, digest) = name.rsplit_once("-sha256:").unwrap_or((name, ""));
     let kind = kind.split('-').next().unwrap_or_default();
     let digest: String = digest.chars().take(SHORT).collect();
-    format!("{kind} {digest}")
+    format!("{kind} {digest}").trim_end().to_owned()
 }
 
 fn terminal_size() -> (usize, usize) {
@@ -180,6 +198,22 @@ mod tests {
         assert!(blob("extracted", 0).text().contains(&"#".repeat(BAR)));
         // A daemon that says more than all.
         assert!(blob("uploading", 9000).text().contains(&"#".repeat(BAR)));
+    }
+
+    #[test]
+    fn an_archive_of_unknown_size_has_no_share() {
+        let archive = |event: &str, total| Blob {
+            name: "archive".into(),
+            event: event.into(),
+            offset: 2048,
+            total,
+        };
+        let text = archive("exporting", 0).text();
+        assert!(text.starts_with("archive  ") && text.ends_with("] 2.0 KiB"), "{text}");
+        assert!(text.contains(&format!("[{}]", ".".repeat(BAR))), "{text}");
+        let text = archive("importing", 4096).text();
+        assert!(text.ends_with("] 2.0 KiB of 4.0 KiB"), "{text}");
+        assert!(archive("complete", 0).text().contains(&"#".repeat(BAR)));
     }
 
     #[test]

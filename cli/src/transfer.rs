@@ -212,7 +212,9 @@ pub async fn export(client: &Client, export: Export, format: Format) -> Result<u
         if out.is_terminal() {
             return Err(Error::usage("an archive is nothing for a terminal; give a file"));
         }
-        write(client, &names, options, &mut out, "standard output", &mut signals).await?;
+        let mut progress = Progress::new(format);
+        let out = (&mut out, "standard output");
+        write(client, &names, options, out, &mut progress, &mut signals).await?;
         return Ok(0);
     }
     let path = &export.output;
@@ -222,7 +224,9 @@ pub async fn export(client: &Client, export: Export, format: Format) -> Result<u
         .prefix(".davit-export-")
         .tempfile_in(directory.unwrap_or(Path::new(".")))
         .map_err(Error::io(text.clone()))?;
-    write(client, &names, options, file.as_file_mut(), &text, &mut signals).await?;
+    let mut progress = Progress::new(format);
+    let out = (file.as_file_mut(), text.as_str());
+    write(client, &names, options, out, &mut progress, &mut signals).await?;
     publish(file, path)?;
     output::names(format, "image", names.iter().map(String::as_str))?;
     Ok(0)
@@ -244,13 +248,19 @@ async fn write(
     client: &Client,
     names: &[String],
     options: types::ImageExportStream,
-    out: &mut impl Write,
-    name: &str,
+    (out, name): (&mut impl Write, &str),
+    progress: &mut Progress,
     signals: &mut Signals,
 ) -> Result<(), Error> {
+    let mut written = 0;
     let exporting = transfer::export(client, names, options, async |bytes| {
-        out.write_all(&bytes).map_err(Error::io(name))
+        out.write_all(&bytes).map_err(Error::io(name))?;
+        written += bytes.len() as u64;
+        progress.archive("exporting", written, None);
+        Ok::<_, Error>(())
     });
     stoppable(exporting, signals).await?;
+    progress.archive("complete", written, None);
+    progress.end();
     out.flush().map_err(Error::io(name))
 }

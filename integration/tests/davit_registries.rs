@@ -116,21 +116,91 @@ fn images_come_from_registries_and_go_there() {
     seat.fails(&["pull", "some/UPPER"], "some/UPPER");
 }
 
+/// The lines that a terminal showed in the end, by what the text did to it:
+/// up, and clear a line, are all that bars need.
+fn screen(text: &str) -> Vec<String> {
+    let (mut lines, mut row) = (vec![String::new()], 0);
+    for line in text.split_inclusive('\n') {
+        let mut rest = line;
+        while let Some(at) = rest.find("\x1b[") {
+            lines[row].push_str(&rest[..at]);
+            let end = at + rest[at..].find(|c: char| c.is_ascii_alphabetic()).expect("a command");
+            let (count, command) = (&rest[at + 2..end], &rest[end..=end]);
+            match command {
+                "A" => row -= count.parse::<usize>().expect("a number"),
+                "K" => lines[row].clear(),
+                other => panic!("{other:?} in {text:?}"),
+            }
+            rest = &rest[end + 1..];
+        }
+        lines[row].push_str(rest.trim_end_matches('\n'));
+        if rest.ends_with('\n') {
+            row += 1;
+            if row == lines.len() {
+                lines.push(String::new());
+            }
+        }
+    }
+    lines
+}
+
+/// A bar for each layer, full in the end, and nothing that is no bar.
+fn has_full_bars(text: &str, layers: &[String], done: &[&str]) {
+    let lines = screen(text);
+    for digest in layers {
+        let title = format!("layer {}", &digest["sha256:".len()..][..12]);
+        let of: Vec<_> = lines.iter().filter(|line| line.starts_with(&title)).collect();
+        assert_eq!(of.len(), 1, "{title}: {lines:#?}");
+        let full = of[0].contains(&format!("[{}]", "#".repeat(24)));
+        assert!(full && done.iter().any(|word| of[0].contains(word)), "{:?}", of[0]);
+    }
+}
+
 #[test]
 fn progress_is_told_to_terminals_and_others() {
     let (seat, registry) = (Seat::new(), Registry::start());
-    let name = Layout::of(&layout::SMALL).push(&registry, "some/image:1");
-    let mut command = seat.davit(&["pull", &name]);
-    let output = command.output().expect("davit can be started");
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!stderr.contains('\x1b') && stderr.lines().count() >= 5, "{stderr}");
-    for digest in Layout::of(&layout::SMALL).layers("amd64") {
-        assert!(stderr.contains(&digest["sha256:".len()..][..12]), "{digest}\n{stderr}");
-    }
+    let layout = Layout::of(&layout::SMALL);
+    let name = layout.push(&registry, "some/image:1");
+    let layers = layout.layers("amd64");
+    let plain = |words: &[&str], what: &str| {
+        let output = seat.davit(words).output().expect("davit can be started");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && !stderr.contains('\x1b'), "{stderr}");
+        for digest in &layers {
+            let line = format!("layer {}: {what} (", &digest["sha256:".len()..][..12]);
+            assert!(stderr.lines().any(|told| told.starts_with(&line)), "{line:?}\n{stderr}");
+        }
+    };
+    plain(&["pull", &name], "extracted");
+    let empty = Registry::start();
+    plain(&["push", &name, &empty.reference("plain:1")], "complete");
+    plain(&["push", &name, &empty.reference("plain:2")], "already exists");
     seat.ok(&["rmi", &name]);
-    let (text, code) = terminal::run(&seat.davit(&["pull", &name]), "");
-    assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains('\x1b'), "{text:?}");
+    let shown = |words: &[&str]| {
+        let (text, code) = terminal::run(&seat.davit(words), "");
+        assert_eq!(code, Some(0), "{text}");
+        text
+    };
+    has_full_bars(&shown(&["pull", &name]), &layers, &["extracted", "complete"]);
+    let empty = Registry::start();
+    let done = ["complete", "already exists"];
+    has_full_bars(&shown(&["push", &name, &empty.reference("bars:1")]), &layers, &done);
+
+    // Archives have one bar.
+    let archive = seat.daemon.path("image.tar").to_string_lossy().into_owned();
+    let whole = |text: &str| {
+        let lines = screen(text);
+        let bar = lines.iter().find(|line| line.starts_with("archive "));
+        let bar = bar.unwrap_or_else(|| panic!("{lines:#?}"));
+        assert!(bar.contains(&format!("[{}]", "#".repeat(24))) && bar.contains("MiB"), "{bar}");
+    };
+    whole(&shown(&["export", "-o", &archive, &name]));
+    seat.ok(&["rmi", &name]);
+    whole(&shown(&["import", &archive]));
+    let output = seat.davit(&["import", &archive]).output().expect("davit can be started");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.starts_with("archive: complete (") && stderr.lines().count() == 1, "{stderr}");
+
     seat.ok(&["rmi", &name]);
     let output = seat.davit(&["--format", "json", "pull", &name]).output().expect("davit");
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
