@@ -12,8 +12,9 @@ mod terminal;
 use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
-use davit_integration::leftovers::cgroups_with;
+use davit_integration::leftovers::{cgroups_with, kept};
 use davit_integration::{Client, Daemon, Server, describe, image, must, peers, wait_for};
 use nix::sys::signal::Signal;
 use seat::{IMAGE, Seat, davit_on, end, signal, with_input};
@@ -270,6 +271,40 @@ fn an_import_that_is_interrupted_leaves_nothing() {
     assert_eq!((output.status.code(), &*err), (Some(130), "davit: interrupted\n"));
     assert_eq!(daemon.ctr_ok(Client::Ctr16, &["leases", "ls", "-q"]), "");
     assert_eq!(must(&mut davit_on(&daemon, &["images", "-q"])), "");
+}
+
+/// Nobody is left to end its lease, which ends by itself, within a day as with
+/// `ctr`; until then another import finds what is there.
+#[test]
+fn an_import_that_is_killed_leaves_what_ends_by_itself() {
+    let daemon = Daemon::start(Server::Davit);
+    let ctr = |words: &[&str]| daemon.ctr_ok(Client::Ctr16, words);
+    let empty = kept(&daemon);
+    let archive = daemon.path("image.tar");
+    image::write_archive(&archive).expect("the directory is writable");
+    let bytes = fs::read(&archive).expect("it was written");
+    let mut command = davit_on(&daemon, &["import", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("davit");
+    let mut stdin = child.stdin.take().expect("piped");
+    stdin.write_all(&bytes[..bytes.len() - 2048]).expect("it is read");
+    wait_for("something is there", 20, || (!kept(&daemon).blobs.is_empty()).then_some(()));
+    child.kill().expect("it runs");
+    child.wait().expect("it was started");
+    let lease = ctr(&["leases", "ls", "-q"]).trim_end().to_owned();
+    let table = ctr(&["leases", "ls"]);
+    let (_, expires) = table.split_once("containerd.io/gc.expire=").expect(&table);
+    let expires = expires.split_whitespace().next().unwrap_or_default();
+    let date = must(Command::new("date").args(["+%s", "-d", expires]));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    let left = date.trim_end().parse::<u64>().expect("seconds").checked_sub(now.as_secs());
+    assert!(left.is_some_and(|left| (1..=24 * 3600).contains(&left)), "{table}");
+
+    // Another import makes it whole, and ends no lease but its own.
+    must(&mut davit_on(&daemon, &["import", &archive.to_string_lossy()]));
+    assert_eq!(ctr(&["leases", "ls", "-q"]).trim_end(), lease);
+    must(&mut davit_on(&daemon, &["rmi", image::NAME]));
+    ctr(&["leases", "rm", "--sync", &lease]);
+    wait_for("nothing is left", 20, || (kept(&daemon) == empty).then_some(()));
 }
 
 #[test]

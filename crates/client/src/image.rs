@@ -17,7 +17,8 @@ use crate::{Client, Error, Lease, content};
 /// How deep indexes may be nested.
 const DEPTH: usize = 4;
 
-/// What a lease is taken for at most while an image is unpacked.
+/// What a lease is taken for at most while an image is unpacked; as long as an
+/// import's, and for the same reasons.
 const LEASE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 /// An image, as far as this platform is concerned.

@@ -23,7 +23,10 @@ use crate::naming::{Found, Naming};
 use crate::{Client, Error, Lease, compress, content};
 use tree::{Tree, references};
 
-/// What a lease is taken for at most; it ends sooner when all went well.
+/// What a lease is taken for at most, as by containerd's clients: it ends with
+/// the import, well or not. The API puts no lease off, so a shorter one would
+/// take from a slow import what it has; after a kill, what is there serves the
+/// next one for so long.
 const LEASE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 /// The media type of an OCI index.
