@@ -52,7 +52,9 @@ async fn all_cases() {
 
     // One that has ended before anybody asks: kept while a window is open.
     let window = reaper.keep_orphans();
-    let mut parent = reaper.spawn(&mut orphan("exit 4")).unwrap();
+    // It waits until it is one, or the shell would collect it.
+    let script = "while kill -0 $$; do :; done; exit 4";
+    let mut parent = reaper.spawn(&mut orphan(script)).unwrap();
     let pid = read_pid(&mut parent).await;
     let gone = async {
         while std::path::Path::new(&format!("/proc/{pid}")).exists() {
