@@ -162,7 +162,9 @@ impl Download {
             };
             let endpoint = flow.endpoint.clone();
             let rest = self.end - self.offset;
-            let taken = match flow.next(&self.repository.0.shared.settings, rest).await {
+            let shared = &self.repository.0.shared;
+            let known_bad = shared.health.is_bad(&endpoint.origin());
+            let taken = match flow.next(&shared.settings, rest, known_bad).await {
                 Ok(piece) => {
                     let piece = flow.unskipped(piece);
                     self.take(&endpoint.host.authority, piece)

@@ -57,7 +57,13 @@ impl Flow {
     }
 
     /// The next piece of the answer, of which `rest` bytes are still to come.
-    pub async fn next(&mut self, settings: &Settings, rest: u64) -> Result<Bytes, Error> {
+    /// A host that is `known_bad`, slow with other blobs too, is left sooner.
+    pub async fn next(
+        &mut self,
+        settings: &Settings,
+        rest: u64,
+        known_bad: bool,
+    ) -> Result<Bytes, Error> {
         let begun = Instant::now();
         let piece = self.answer.next().await?;
         let piece = piece
@@ -67,8 +73,9 @@ impl Flow {
         // Only what the server makes us wait for counts.
         if self.waited > settings.mirror_timeout {
             let rate = self.received as f64 / self.waited.as_secs_f64();
-            let is_slow = settings.slow_rate as f64 > rate
-                || rest as f64 > rate * settings.slow_rest.as_secs_f64();
+            let most = if known_bad { settings.mirror_timeout } else { settings.slow_rest };
+            let is_slow =
+                settings.slow_rate as f64 > rate || rest as f64 > rate * most.as_secs_f64();
             let is_beaten = self.to_beat.is_some_and(|other| rate < other);
             if (self.is_hurried && is_slow) || (!self.is_hurried && is_beaten) {
                 self.too_slow = Some(rate);
