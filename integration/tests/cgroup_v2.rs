@@ -1,7 +1,10 @@
 //! cgroup v2, in a virtual machine: limits, metrics, freezing, OOM and
 //! clean-up by davitd, our shim, runc and crun.
 
+use std::collections::BTreeMap;
+
 use davit_integration::{image, vm};
+use serde_json::Value;
 
 const SCRIPT: &str = r#"
 set -e
@@ -37,6 +40,21 @@ for runtime in runc crun; do
     order=$(grep "oom-$runtime" /root/events | grep -o '/tasks/[a-z]*' | tr '\n' ' ')
     echo "$runtime order: $order"
 done
+# The same container by our shim and by Go's: what each says of it.
+for shim in runc go; do
+    ctr run -d --runtime io.containerd.$shim.v2 --memory-limit 33554432 IMAGE m-$shim \
+        sh -c 'dd if=/dev/zero of=/file bs=64k count=128 2>/dev/null; exec sleep 1000' || fail $shim
+done
+sleep 2 # lets both come to rest
+for shim in runc go; do
+    echo "metrics of $shim:"
+    ctr task metrics --format json m-$shim || fail "metrics of $shim"
+    echo "end of metrics"
+done
+for shim in runc go; do
+    ctr task rm -f m-$shim >/dev/null 2>&1 || fail "task rm m-$shim"
+    ctr container rm m-$shim
+done
 echo "tasks left: $(ctr task ls -q | wc -l)"
 echo "cgroups left: $(find /sys/fs/cgroup/vm -mindepth 1 -type d 2>/dev/null | wc -l)"
 echo "mounts left: $(grep -c /run/davit/io /proc/self/mounts || true)"
@@ -60,7 +78,58 @@ fn runc_and_crun_on_cgroup_v2() {
         let place = |topic: &str| order.split(' ').position(|word| word == topic);
         assert!(place("/tasks/oom") < place("/tasks/exit"), "OOM after the exit: {order}");
     }
+    same_metrics(&metrics(&text, "runc"), &metrics(&text, "go"));
     for left in ["tasks left: 0", "cgroups left: 0", "mounts left: 0", "shims left: 0"] {
         assert!(text.contains(left), "no {left:?} in\n{text}");
     }
+}
+
+/// The metrics that one of the shims gave, field by field.
+fn metrics(text: &str, shim: &str) -> BTreeMap<String, Value> {
+    let (_, rest) = text.split_once(&format!("metrics of {shim}:\n")).expect("they were printed");
+    let (json, _) = rest.split_once("end of metrics").expect("they end");
+    let mut fields = BTreeMap::new();
+    flatten(&serde_json::from_str(json).expect("ctr prints JSON"), "", &mut fields);
+    fields
+}
+
+fn flatten(value: &Value, at: &str, into: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Object(fields) => {
+            fields.iter().for_each(|(name, inner)| flatten(inner, &format!("{at}.{name}"), into));
+        }
+        Value::Array(items) => {
+            items
+                .iter()
+                .enumerate()
+                .for_each(|(n, inner)| flatten(inner, &format!("{at}[{n}]"), into));
+        }
+        _ => {
+            into.insert(at.to_owned(), value.clone());
+        }
+    }
+}
+
+/// What the kernel counts differs between two containers that do the same, by
+/// less than this: bytes, microseconds or events.
+const SLACK: u64 = 1 << 20;
+
+/// Both have the same fields with the same values, but for what the kernel
+/// counts. A count of 0 is left out by Go.
+fn same_metrics(ours: &BTreeMap<String, Value>, theirs: &BTreeMap<String, Value>) {
+    let told = || format!("ours: {ours:#?}\ntheirs: {theirs:#?}");
+    assert!(theirs.len() > 20, "{}", told());
+    let zero = Value::from(0);
+    for field in ours.keys().chain(theirs.keys()) {
+        let [our, their] = [ours, theirs].map(|all| all.get(field).unwrap_or(&zero));
+        let set = ["limit", "current", "hugetlb"].iter().any(|word| field.contains(word));
+        match (our.as_u64(), their.as_u64()) {
+            (Some(our), Some(their)) if !set => {
+                assert!(our.abs_diff(their) < SLACK, "{field}: {our} and {their}\n{}", told());
+            }
+            _ => assert_eq!(our, their, "{field}\n{}", told()),
+        }
+    }
+    // What the container has written is among its memory.
+    assert!(ours[".memory.file"].as_u64().is_some_and(|size| size > 4 * SLACK), "{}", told());
 }
