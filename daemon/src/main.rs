@@ -11,12 +11,14 @@ use davit_daemon::services::version::{REVISION, VERSION};
 use davit_daemon::{logging, oci_hook, proxy, publish, server};
 use davit_diff::worker;
 use davit_types::Kind;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Threads that run handlers. They wait much more than they compute; what
-/// computes or blocks is elsewhere.
-const WORKER_THREADS: usize = 2;
-/// Threads for files, mounts and the index.
+/// Threads that move images between registries and the content store: what
+/// they decrypt must not keep a call waiting.
+const TRANSFER_THREADS: usize = 2;
+/// Threads for files, mounts and the index, of those that run calls and of
+/// those that move images each.
 const BLOCKING_THREADS_MAX: usize = 64;
 /// How long such a thread waits for more to do before it ends.
 const BLOCKING_THREAD_IDLE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -99,28 +101,35 @@ fn daemon(args: &Args, started: Instant) -> Result<(), Error> {
     }
     // Those that wait for another process's content are not there for others.
     let waiting = config.proxied_content().next().map_or(0, |_| proxy::THREADS_MAX);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKER_THREADS)
-        .max_blocking_threads(BLOCKING_THREADS_MAX + waiting)
-        .thread_keep_alive(BLOCKING_THREAD_IDLE)
-        .thread_name("davitd")
-        .enable_all()
-        .build()
-        .map_err(Error::io("start", "the runtime"))?;
+    let blocking = BLOCKING_THREADS_MAX + waiting;
+    // One thread runs all calls, which wait much more than they compute: a
+    // second one would mostly be woken to find nothing to do.
+    let calls = start(Builder::new_current_thread(), "davitd", blocking)?;
+    let transfers = {
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(TRANSFER_THREADS);
+        start(builder, "transfers", blocking)?
+    };
     // Before there is a socket: who sees one may already send a signal.
-    let stop = runtime.block_on(async { stop() })?;
+    let stop = calls.block_on(async { stop() })?;
     let app = App::build(config)?;
     let sockets = server::Sockets::open(&app)?;
     log::debug!(seconds = started.elapsed().as_secs_f64(); "built");
-    let result = runtime.block_on(server::run(&app, sockets, stop));
+    let result = calls.block_on(server::run(&app, sockets, transfers.handle(), stop));
     // What blocks for longer (a mount of a dead server) does not keep us.
-    runtime.shutdown_timeout(server::DRAIN_LIMIT);
+    transfers.shutdown_timeout(server::DRAIN_LIMIT);
+    calls.shutdown_timeout(server::DRAIN_LIMIT);
     // Nor does the next daemon begin before we are gone: the index is closed,
     // and the directories stay ours as long as there is a process.
     let App { claims, .. } = app;
     std::mem::forget(claims);
     log::info!("ended");
     result
+}
+
+fn start(mut builder: Builder, name: &str, blocking: usize) -> Result<Runtime, Error> {
+    builder.max_blocking_threads(blocking).thread_keep_alive(BLOCKING_THREAD_IDLE);
+    builder.thread_name(name).enable_all().build().map_err(Error::io("start", "the runtime"))
 }
 
 /// Ready when the daemon is told to end. Until then, SIGUSR1 logs how busy it

@@ -10,6 +10,7 @@ use davit_protocols::grpc::containerd::services as api;
 use davit_protocols::grpc::grpc::health::v1::health_server::HealthServer;
 use davit_protocols::ttrpc::server::{Call, Status, serve};
 use tokio::net::UnixListener;
+use tokio::runtime::Handle;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::codegen::http;
 use tonic::service::{Routes, RoutesBuilder};
@@ -79,13 +80,14 @@ impl Drop for Sockets {
 }
 
 /// Serves until `stop` is ready, and then until what is under way has ended,
-/// at most for [`DRAIN_LIMIT`].
+/// at most for [`DRAIN_LIMIT`]. Images are moved on `transfers`.
 ///
 /// # Errors
 /// A socket fails.
 pub async fn run(
     app: &App,
     mut sockets: Sockets,
+    transfers: &Handle,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
     let address = app.config.grpc.address.clone();
@@ -100,7 +102,7 @@ pub async fn run(
     let serving = Server::builder()
         .max_concurrent_streams(CALLS_MAX)
         .http2_max_pending_accept_reset_streams(Some(ABANDONED_CALLS_MAX))
-        .add_routes(routes(app))
+        .add_routes(routes(app, transfers))
         .serve_with_incoming_shutdown(UnixListenerStream::new(grpc), async {
             // A sender that is dropped means the same.
             let _ = when_stopped.await;
@@ -200,11 +202,11 @@ macro_rules! add {
     };
 }
 
-fn routes(app: &App) -> Routes {
+fn routes(app: &App, transfers: &Handle) -> Routes {
     let mut routes = Routes::builder();
     add_records(&mut routes, app);
     add_storage(&mut routes, app);
-    add_transfers(&mut routes, app);
+    add_transfers(&mut routes, app, transfers);
     let (index, exchange) = (Arc::clone(&app.index), Arc::clone(&app.events));
     let (content, tasks) = (Arc::clone(&app.content), app.tasks.clone());
     add!(routes, app, "events", api::events::v1::events_server::EventsServer<_>, {
@@ -284,7 +286,7 @@ fn add_storage(routes: &mut RoutesBuilder, app: &App) {
 }
 
 /// What moves images, and the streams that it does so on.
-fn add_transfers(routes: &mut RoutesBuilder, app: &App) {
+fn add_transfers(routes: &mut RoutesBuilder, app: &App, runtime: &Handle) {
     let streams = Arc::new(streaming::Streams::default());
     use api::streaming::v1::streaming_server::StreamingServer;
     add!(routes, app, "streaming", StreamingServer<_>, {
@@ -293,6 +295,7 @@ fn add_transfers(routes: &mut RoutesBuilder, app: &App) {
     use api::transfer::v1::transfer_server::TransferServer;
     add!(routes, app, "transfer", TransferServer<_>, {
         transfer::Transfer {
+            runtime: runtime.clone(),
             streams,
             address: app.config.grpc.address.clone(),
             connection: Arc::default(),

@@ -92,7 +92,7 @@ impl Readers {
     fn connect(&self) -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
-        connection.busy_timeout(crate::index::BUSY_TIMEOUT)?;
+        crate::index::set_up(&connection)?;
         connection.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -512;")?;
         connection.set_prepared_statement_cache_capacity(64);
         Ok(connection)

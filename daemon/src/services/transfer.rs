@@ -29,6 +29,7 @@ use davit_protocols::grpc::containerd::services::transfer::v1 as wire;
 use davit_protocols::grpc::containerd::types::{Descriptor, transfer as types};
 use davit_types::{Labels, Namespace};
 use prost_types::Any;
+use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, mpsc, oneshot};
 use tonic::{Request, Response, Status};
 use wire::transfer_server::Transfer as Service;
@@ -56,6 +57,8 @@ const SNAPSHOTTER: &str = "overlayfs";
 /// Serves transfers. Cheap to clone.
 #[derive(Clone)]
 pub struct Transfer {
+    /// Where it is done.
+    pub runtime: Handle,
     /// Those that clients have opened.
     pub streams: Arc<Streams>,
     /// This daemon's own socket, which is connected to when it is needed.
@@ -266,7 +269,7 @@ impl Service for Transfer {
             let _ = gone.await;
         };
         let work = self.clone().transfer_now(namespace, lease, request.into_inner(), gone);
-        let result = tokio::spawn(work).await;
+        let result = self.runtime.spawn(work).await;
         drop(caller);
         result
             .unwrap_or_else(|failure| {
