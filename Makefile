@@ -40,12 +40,17 @@ demo: release ## run a real container through a private davitd, with no network
 test-setup: check-packages ## install what the tests need: Debian packages, newer peers, a kernel
 	integration/setup.sh $(FORKY) $(KERNEL)
 
+# Side by side: the peers' packages are mostly waited for.
+.PHONY: ready
+ready:
+	@$(MAKE) --no-print-directory -j2 test-setup release
+
 .PHONY: test
-test: test-setup release ## run every test, hermetic and black box
+test: ready ## run every test, hermetic and black box
 	integration/run-tests.sh --workspace
 
 .PHONY: integration
-integration: test-setup release ## run the black-box tests alone
+integration: ready ## run the black-box tests alone
 	integration/run-tests.sh -p davit-integration
 
 # A peer that the protocols are checked against calls protoc when it is built.
@@ -76,7 +81,7 @@ fuzz: fuzz-packages ## run each fuzz target under libFuzzer for FUZZ_SECONDS (12
 	tests/fuzz/libfuzzer/run-all $(FUZZ_SECONDS)
 
 .PHONY: bench
-bench: test-setup release ## measure what docs/SPEC.md promises, beside containerd
+bench: ready ## measure what docs/SPEC.md promises, beside containerd
 	$(CARGO) run --locked -q -p davit-integration --bin bench
 
 .PHONY: install
