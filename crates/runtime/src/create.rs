@@ -156,6 +156,7 @@ impl Tasks {
 
     async fn start_shim(&self, order: &Order, made: &mut Made) -> Result<Shim, Error> {
         let program = names::resolve(&order.options.runtime)
+            .await
             .map_err(|error| error.doing("failed to resolve runtime path"))?;
         self.run_shim(order, made, program).await.map_err(|error| error.doing("start failed"))
     }

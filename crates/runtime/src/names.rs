@@ -4,13 +4,20 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
+use crate::tasks::blocking;
 
 /// The shim binary of `runtime`: an absolute path, or a name like
 /// `io.containerd.runc.v2`, whose last two parts make up
 /// `containerd-shim-runc-v2`, looked for on PATH and then beside the daemon's
 /// own program (containerd, `ShimManager.resolveRuntimePath`; other than
-/// there, the working directory is not searched).
-pub(crate) fn resolve(runtime: &str) -> Result<PathBuf, Error> {
+/// there, the working directory is not searched). It may be on a server that
+/// does not answer, which keeps nobody else waiting.
+pub(crate) async fn resolve(runtime: &str) -> Result<PathBuf, Error> {
+    let runtime = runtime.to_owned();
+    blocking(move || resolve_here(&runtime)).await
+}
+
+fn resolve_here(runtime: &str) -> Result<PathBuf, Error> {
     let search = std::env::var_os("PATH").unwrap_or_default();
     let mut directories: Vec<PathBuf> =
         std::env::split_paths(&search).filter(|directory| directory.is_absolute()).collect();

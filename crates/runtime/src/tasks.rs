@@ -301,7 +301,7 @@ impl Tasks {
         deadline: Deadline,
     ) -> Result<Vec<u8>, Error> {
         let program =
-            names::resolve(runtime).map_err(|e| e.doing("failed to resolve runtime path"))?;
+            names::resolve(runtime).await.map_err(|e| e.doing("failed to resolve runtime path"))?;
         let deadline = deadline.at_most(self.0.config.limits.shim_start);
         errands::info(&program, options.as_ref(), deadline).await
     }
