@@ -210,14 +210,17 @@ fn progress_is_told_to_terminals_and_others() {
 #[test]
 fn logins_are_dockers() {
     let layout = Layout::of(&layout::SMALL);
-    for auth in [Auth::Basic, Auth::Token] {
+    for (auth, nobody, wrong) in [
+        (Auth::Basic, "no basic auth credentials", "401 Unauthorized"),
+        (Auth::Token, "insufficient_scope", "failed to fetch oauth token"),
+    ] {
         let (seat, registry) = (Seat::new(), Registry::with(Transport::Plain, auth));
         let name = layout.push(&registry, "private/image:1");
-        seat.fails(&["pull", &name], "");
+        seat.fails(&["pull", &name], nobody);
         let user = format!("{}:{}", USER.0, USER.1);
         seat.ok(&["pull", "--user", &user, &name]);
         seat.ok(&["rmi", &name]);
-        seat.fails(&["pull", "--user", "davit:wrong", &name], "");
+        seat.fails(&["pull", "--user", "davit:wrong", &name], wrong);
 
         let words = ["pull", "--user", USER.0, "--password-stdin", &name];
         let mut child = seat.davit(&words).stdin(Stdio::piped()).spawn().expect("davit");
@@ -274,7 +277,7 @@ fn tokens_are_fetched_for_what_is_asked() {
         assert_eq!(wanted.account, None);
         assert_eq!(wanted.scopes, ["repository:public/image:pull"]);
     }
-    seat.fails(&["pull", &private], "");
+    seat.fails(&["pull", &private], "insufficient_scope: authorization failed");
     let identity = json!({"auths": {registry.host(): {
         "auth": "PHRva2VuPjo=", "identitytoken": davit_integration::tokens::REFRESH,
     }}});

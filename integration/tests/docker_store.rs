@@ -103,7 +103,9 @@ fn images_are_pulled_and_pushed(docker: &Docker) {
 
 /// A registry that wants a password, and `docker login`.
 fn passwords(docker: &Docker, image: &str) {
-    for auth in [Auth::Basic, Auth::Token] {
+    for (auth, refusal) in
+        [(Auth::Basic, "no basic auth credentials"), (Auth::Token, "may require 'docker login'")]
+    {
         let registry = Registry::with(Transport::Plain, auth);
         let name = registry.reference("private:1");
         docker.ok(&["tag", image, &name]);
@@ -115,7 +117,7 @@ fn passwords(docker: &Docker, image: &str) {
         docker.ok(&["pull", &name]);
         docker.ok(&["rmi", &name]);
         docker.ok(&["logout", &registry.host()]);
-        fails(docker, &["pull", &name], "");
+        fails(docker, &["pull", &name], refusal);
     }
 }
 
