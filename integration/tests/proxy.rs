@@ -309,7 +309,7 @@ fn a_differ_that_cannot_is_followed_by_the_next() {
     let settings = proxy("cannot", "diff", renaming.address())
         + &proxy("can", "diff", &behind.socket())
         + "[plugins.\"io.containerd.service.v1.diff-service\"]\n";
-    let with = |order: &str| daemon(&format!("{settings}default = {order}\n"));
+    let with = |order: &str| daemon(&format!("{settings}default = {order}\n{KEEPING}"));
     let compare = |daemon: &Daemon| {
         let snapshots = Snapshots::at(&daemon.socket(), "overlayfs");
         let mut client = diff::diff_client::DiffClient::new(snapshots.channel.clone());
