@@ -19,7 +19,7 @@ kernel=$(realpath -m "$kernel")
 
 packages='btrfs-progs busybox-static ca-certificates containerd cpio criu crun dbus debootstrap
 docker-registry docker.io e2fsprogs erofs-utils fsverity gzip iproute2 kmod make mount openssl patchelf
-procps qemu-system-x86 runc skopeo systemd tinyproxy umoci util-linux xz-utils zstd'
+procps qemu-system-x86 runc skopeo strace systemd tinyproxy umoci util-linux xz-utils zstd'
 # From Debian forky.
 peers='containerd crane criu crun docker-buildx docker-cli docker.io libcriu2 runc runsc
 soci-snapshotter stargz-snapshotter'

@@ -4,7 +4,7 @@
 use std::io::{self, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::http::{Connection, Head, Server};
 
@@ -28,6 +28,20 @@ impl Asked {
     pub fn is_blob(&self) -> bool {
         self.method == "GET" && self.target.contains("/blobs/sha256:")
     }
+
+    /// Whether content of a blob is sent.
+    pub fn is_upload(&self) -> bool {
+        matches!(self.method.as_str(), "PUT" | "PATCH") && self.target.contains("/blobs/uploads/")
+    }
+
+    /// A value in the query.
+    fn query(&self, name: &str) -> Option<String> {
+        let (_, query) = self.target.split_once('?')?;
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let (_, value) = pairs.into_iter().find(|(key, _)| *key == name)?;
+        // Digests and repositories have no other characters that are written so.
+        Some(value.replace("%3A", ":").replace("%2F", "/"))
+    }
 }
 
 /// What is done to an answer.
@@ -41,6 +55,8 @@ pub enum Fault {
     EndAfter(u64),
     /// So many bytes in a second.
     Slow(u64),
+    /// Its beginning so much later.
+    Late(Duration),
     /// The byte with this number is another one.
     Flip(u64),
     /// This instead of the registry's answer: a status and headers.
@@ -62,6 +78,8 @@ pub struct Seen {
     pub status: u16,
     /// Bytes of the answer's body that were passed on.
     pub carried: u64,
+    came: Instant,
+    answered: Option<Instant>,
 }
 
 type Rule = Box<dyn FnMut(&Asked) -> Fault + Send>;
@@ -115,6 +133,35 @@ impl FaultProxy {
     /// Bytes of blobs that were passed on.
     pub fn carried(&self) -> u64 {
         self.blobs().iter().map(|seen| seen.carried).sum()
+    }
+
+    /// The requests that sent content of blobs.
+    pub fn uploads(&self) -> Vec<Seen> {
+        self.seen().into_iter().filter(|seen| seen.asked.is_upload()).collect()
+    }
+
+    /// The most uploads that were on their way at the same time: come, and
+    /// not answered.
+    pub fn uploads_at_once(&self) -> usize {
+        let all = self.uploads();
+        let during = |moment: Instant| {
+            let is_on_its_way = |seen: &&Seen| {
+                seen.came <= moment && seen.answered.is_none_or(|answered| answered > moment)
+            };
+            all.iter().filter(is_on_its_way).count()
+        };
+        all.iter().map(|seen| during(seen.came)).max().unwrap_or(0)
+    }
+
+    /// The blobs that a repository took from another one of the registry:
+    /// their digests, each with that other one; sorted.
+    pub fn mounted(&self) -> Vec<(String, String)> {
+        let seen = self.seen();
+        let posts = seen.iter().filter(|seen| seen.asked.method == "POST" && seen.status == 201);
+        let pair = |seen: &Seen| Some((seen.asked.query("mount")?, seen.asked.query("from")?));
+        let mut all: Vec<_> = posts.filter_map(pair).collect();
+        all.sort();
+        all
     }
 
     /// Goes by another rule from now on.
@@ -180,7 +227,8 @@ impl Shared {
         };
         asked.times = seen.iter().filter(same).count();
         let fault = (lock(&self.rule))(&asked);
-        seen.push(Seen { asked, fault: fault.clone(), status: 0, carried: 0 });
+        let (fault_of, came) = (fault.clone(), Instant::now());
+        seen.push(Seen { asked, fault: fault_of, status: 0, carried: 0, came, answered: None });
         (seen.len() - 1, fault)
     }
 
@@ -210,7 +258,13 @@ impl Shared {
         let mut answers = BufReader::new(upstream);
         let Some(mut answer) = Head::read(&mut answers)? else { return Ok(false) };
         answer.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("connection"));
-        self.update(number, |seen| seen.status = answer.status());
+        if let Fault::Late(time) = fault {
+            std::thread::sleep(*time);
+        }
+        self.update(number, |seen| {
+            seen.status = answer.status();
+            seen.answered = Some(Instant::now());
+        });
         let length = match answer.length() {
             _ if is_head || matches!(answer.status(), 204 | 304) => Some(0),
             length => length,

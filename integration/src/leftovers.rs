@@ -52,6 +52,24 @@ pub fn processes_with(needle: &str) -> Vec<String> {
         .collect()
 }
 
+/// The running processes that a process has started itself and that have
+/// `needle` in their command lines.
+pub fn children_with(parent: u32, needle: &str) -> Vec<u32> {
+    let is_child = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // Behind the program's name, which may have anything in it: the state
+        // and the parent.
+        let words = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' '));
+        words.and_then(|mut words| words.nth(1)) == Some(&parent.to_string())
+    };
+    // Those that have ended, and not been waited for, have no command line.
+    let is_wanted = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(needle)
+    };
+    processes().filter(is_child).filter(is_wanted).map(i32::unsigned_abs).collect()
+}
+
 /// Directories of the cgroup hierarchies whose path has `needle` in it.
 pub fn cgroups_with(needle: &str) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();

@@ -173,6 +173,7 @@ macro_rules! registry_scenarios {
             pull_again,
             pull_what_is_not_there,
             push_and_pull_back,
+            push_what_another_repository_has,
             push_an_index,
             push_by_name_and_password,
             pull_by_token,

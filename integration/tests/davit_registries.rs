@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use davit_integration::fault_proxy::{Fault, FaultProxy};
 use davit_integration::layout::{self, CHECK, Layout};
 use davit_integration::registry::{Auth, Registry, Transport, USER, docker_config};
 use davit_integration::scenarios::write_hosts;
@@ -116,6 +117,40 @@ fn images_come_from_registries_and_go_there() {
     seat.fails(&["pull", "some/UPPER"], "some/UPPER");
 }
 
+/// No byte of a blob goes to a registry that has it in another repository.
+#[test]
+fn a_registry_takes_blobs_from_its_other_repositories() {
+    let (seat, registry) = (Seat::new(), Registry::start());
+    let layout = Layout::of(&layout::SMALL);
+    layout.push(&registry, "team/one:1");
+    let proxy = FaultProxy::start(registry.address(), |_| Fault::None);
+    let [one, two, far] = ["team/one:1", "team/two:1", "another/three:1"]
+        .map(|name| format!("{}/{name}", proxy.host()));
+    seat.ok(&["pull", "--plain-http", &one]);
+    let (_, manifest) = layout.manifest("amd64");
+    let config = manifest["config"]["digest"].as_str().expect("a digest").to_owned();
+    let mut blobs = [layout.layers("amd64"), vec![config]].concat();
+    blobs.sort();
+    for (name, short) in [(&two, "team/two:1"), (&far, "another/three:1")] {
+        proxy.forget();
+        seat.ok(&["tag", &one, name]);
+        seat.ok(&["push", "--plain-http", name]);
+        let mounted: Vec<_> = blobs.iter().map(|blob| (blob.clone(), "team/one".into())).collect();
+        assert_eq!(proxy.mounted(), mounted, "{:#?}", proxy.seen());
+        assert!(proxy.uploads().is_empty(), "{:#?}", proxy.uploads());
+        assert_eq!(registry.digest(short), layout.digest());
+    }
+    seat.ok(&["rmi", &one, &two, &far]);
+    seat.ok(&["pull", "--plain-http", &two]);
+    seat.runs_whole(&two);
+    // Another registry has nothing to take them from.
+    let other = Registry::start();
+    let proxy = FaultProxy::start(other.address(), |_| Fault::None);
+    seat.ok(&["push", "--plain-http", &two, &format!("{}/team/two:1", proxy.host())]);
+    assert_eq!((proxy.mounted(), proxy.uploads().len()), (Vec::new(), blobs.len()));
+    assert_eq!(other.digest("team/two:1"), layout.digest());
+}
+
 /// The lines that a terminal showed in the end, by what the text did to it:
 /// up, and clear a line, are all that bars need.
 fn screen(text: &str) -> Vec<String> {
@@ -210,14 +245,17 @@ fn progress_is_told_to_terminals_and_others() {
 #[test]
 fn logins_are_dockers() {
     let layout = Layout::of(&layout::SMALL);
-    for auth in [Auth::Basic, Auth::Token] {
+    for (auth, nobody, wrong) in [
+        (Auth::Basic, "no basic auth credentials", "401 Unauthorized"),
+        (Auth::Token, "insufficient_scope", "failed to fetch oauth token"),
+    ] {
         let (seat, registry) = (Seat::new(), Registry::with(Transport::Plain, auth));
         let name = layout.push(&registry, "private/image:1");
-        seat.fails(&["pull", &name], "");
+        seat.fails(&["pull", &name], nobody);
         let user = format!("{}:{}", USER.0, USER.1);
         seat.ok(&["pull", "--user", &user, &name]);
         seat.ok(&["rmi", &name]);
-        seat.fails(&["pull", "--user", "davit:wrong", &name], "");
+        seat.fails(&["pull", "--user", "davit:wrong", &name], wrong);
 
         let words = ["pull", "--user", USER.0, "--password-stdin", &name];
         let mut child = seat.davit(&words).stdin(Stdio::piped()).spawn().expect("davit");
@@ -274,7 +312,7 @@ fn tokens_are_fetched_for_what_is_asked() {
         assert_eq!(wanted.account, None);
         assert_eq!(wanted.scopes, ["repository:public/image:pull"]);
     }
-    seat.fails(&["pull", &private], "");
+    seat.fails(&["pull", &private], "insufficient_scope: authorization failed");
     let identity = json!({"auths": {registry.host(): {
         "auth": "PHRva2VuPjo=", "identitytoken": davit_integration::tokens::REFRESH,
     }}});

@@ -28,7 +28,12 @@ macro_rules! on_both {
     };
 }
 
-on_both!(images_are_pulled_and_pushed, archives_and_commits, images_are_built);
+on_both!(
+    images_are_pulled_and_pushed,
+    whole_indexes_are_pushed,
+    archives_and_commits,
+    images_are_built,
+);
 
 /// `docker run` without a network.
 fn run<'a>(flags: &[&'a str], image: &'a str, words: &[&'a str]) -> Vec<&'a str> {
@@ -101,9 +106,35 @@ fn images_are_pulled_and_pushed(docker: &Docker) {
     nothing_left(docker);
 }
 
+/// All platforms of an image, and what was said of them, go to a registry
+/// when all of them are here.
+fn whole_indexes_are_pushed(docker: &Docker) {
+    let (registry, layout) = (Registry::start(), Layout::of(&layout::INDEX));
+    let archive = docker.daemon.path("index.tar");
+    layout.archive(&archive);
+    let words = ["image", "import", "--all-platforms", "--no-unpack", &archive.to_string_lossy()];
+    docker.daemon.ctr_ok(CTR, &words);
+    let name = registry.reference("some/index:1");
+    docker.ok(&["tag", &layout::INDEX.reference(), &name]);
+    docker.ok(&["push", &name]);
+    assert_eq!(registry.digest("some/index:1"), layout.digest());
+    for digest in layout.all() {
+        let kept = fs::read(registry.blob(digest.trim_start_matches("sha256:")));
+        let bytes = fs::read(layout.file(&digest)).expect("a layout has its blobs");
+        assert!(kept.is_ok_and(|kept| kept == bytes), "{digest} was not pushed");
+    }
+    // Somebody who comes for the other platform finds it whole.
+    docker.ok(&["rmi", &name, &layout::INDEX.reference()]);
+    docker.ok(&["pull", "--platform", "linux/arm64", &name]);
+    assert_eq!(docker.ok(&run(&["--platform", "linux/arm64"], &name, CHECK)), "whole\n");
+    nothing_left(docker);
+}
+
 /// A registry that wants a password, and `docker login`.
 fn passwords(docker: &Docker, image: &str) {
-    for auth in [Auth::Basic, Auth::Token] {
+    for (auth, refusal) in
+        [(Auth::Basic, "no basic auth credentials"), (Auth::Token, "may require 'docker login'")]
+    {
         let registry = Registry::with(Transport::Plain, auth);
         let name = registry.reference("private:1");
         docker.ok(&["tag", image, &name]);
@@ -115,7 +146,7 @@ fn passwords(docker: &Docker, image: &str) {
         docker.ok(&["pull", &name]);
         docker.ok(&["rmi", &name]);
         docker.ok(&["logout", &registry.host()]);
-        fails(docker, &["pull", &name], "");
+        fails(docker, &["pull", &name], refusal);
     }
 }
 

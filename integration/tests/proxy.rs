@@ -11,7 +11,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use davit_integration::daemon::{Daemon, Server};
+use davit_integration::layout::{self, CHECK, Layout};
 use davit_integration::peers::{self, Client};
+use davit_integration::registry::Registry;
 use davit_integration::{image, must, wait_for};
 use davit_protocols::grpc::containerd::services::diff::v1 as diff;
 use davit_protocols::grpc::containerd::services::snapshots::v1 as wire;
@@ -108,6 +110,37 @@ fn keeps_promises(pair: &Pair) {
         })
         .collect();
     assert_eq!(numbers.len(), keys.len(), "a number was given twice");
+}
+
+#[test]
+fn images_are_pulled_into_another_daemon_and_run_there() {
+    let Pair { front, renaming: _renaming, behind } = pair();
+    let registry = Registry::start();
+    let layout = Layout::of(&layout::SMALL);
+    let name = layout.push(&registry, "some/image:1");
+    let list = |daemon: &Daemon, snapshotter: &str| {
+        let mut ctr = daemon.ctr(Client::Ctr21);
+        ctr.env("CONTAINERD_NAMESPACE", front.namespace());
+        must(ctr.args(["snapshot", "--snapshotter", snapshotter, "ls"])).lines().count() - 1
+    };
+    let both = || (list(&front, "front"), list(&behind, "overlayfs"));
+    let pull = ["image", "pull", "--plain-http", "--snapshotter", "front", &name];
+    front.ctr_ok(Client::Ctr21, &pull);
+    let layers = layout.layers("amd64").len();
+    assert_eq!(both(), (layers, layers));
+    let run = ["run", "-d", "--snapshotter", "front", &name, "long", "sleep", "1000"];
+    front.ctr_ok(Client::Ctr21, &run);
+    assert_eq!(both(), (layers + 1, layers + 1));
+    let exec = ["task", "exec", "--exec-id", "x", "long"];
+    assert_eq!(front.ctr_ok(Client::Ctr21, &[&exec[..], CHECK].concat()), "whole\n");
+    front.ctr_ok(Client::Ctr21, &["task", "rm", "-f", "long"]);
+    front.ctr_ok(Client::Ctr21, &["container", "rm", "long"]);
+    front.ctr_ok(Client::Ctr21, &["image", "rm", "--sync", &name]);
+    assert_eq!(list(&front, "front"), 0);
+    wait_for("what was removed goes there, too", 30, || (both() == (0, 0)).then_some(()));
+    let directory = behind.path("root/io.containerd.snapshotter.v1.overlayfs/snapshots");
+    wait_for("its files go", 30, || (fs::read_dir(&directory).ok()?.count() == 0).then_some(()));
+    assert_eq!(front.ctr_ok(Client::Ctr21, &["content", "ls", "-q"]), "");
 }
 
 #[test]
@@ -276,7 +309,7 @@ fn a_differ_that_cannot_is_followed_by_the_next() {
     let settings = proxy("cannot", "diff", renaming.address())
         + &proxy("can", "diff", &behind.socket())
         + "[plugins.\"io.containerd.service.v1.diff-service\"]\n";
-    let with = |order: &str| daemon(&format!("{settings}default = {order}\n"));
+    let with = |order: &str| daemon(&format!("{settings}default = {order}\n{KEEPING}"));
     let compare = |daemon: &Daemon| {
         let snapshots = Snapshots::at(&daemon.socket(), "overlayfs");
         let mut client = diff::diff_client::DiffClient::new(snapshots.channel.clone());

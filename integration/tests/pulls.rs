@@ -8,5 +8,7 @@ mod faults;
 mod full_disk;
 #[path = "pulls/interrupted.rs"]
 mod interrupted;
+#[path = "pulls/limits.rs"]
+mod limits;
 #[path = "pulls/seat.rs"]
 mod seat;

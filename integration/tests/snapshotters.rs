@@ -14,7 +14,7 @@ use davit_integration::layout::{self, CHECK, Layout};
 use davit_integration::leftovers::mounts_below;
 use davit_integration::peers::{self, Client};
 use davit_integration::registry::Registry;
-use davit_integration::{image, must, wait_for};
+use davit_integration::{describe, image, must, wait_for};
 use tempfile::TempDir;
 
 /// An empty btrfs in a file, mounted until it is dropped.
@@ -153,6 +153,96 @@ fn erofs_takes_layers_in_any_order() {
         (fs::read_dir(&directory).ok()?.count() == 0).then_some(())
     });
     assert!(mounts_below(&directory).is_empty(), "{:?}", mounts_below(&directory));
+}
+
+/// A daemon whose overlays are brought to the disk by nobody.
+fn volatile(server: Server) -> Daemon {
+    let table = "plugins.\"io.containerd.snapshotter.v1.overlayfs\"";
+    Daemon::with_config(server, &format!("[{table}]\nmount_options = [\"volatile\"]\n"))
+}
+
+/// The options of the root of a running container, as the kernel tells them.
+fn root_options(daemon: &Daemon, container: &str) -> String {
+    let exec = ["task", "exec", "--exec-id", "root", container, "cat", "/proc/self/mountinfo"];
+    let table = daemon.ctr_ok(Client::Ctr21, &exec);
+    let root = table.lines().find(|line| line.split(' ').nth(4) == Some("/"));
+    let (_, options) = root.and_then(|line| line.rsplit_once(' ')).expect("there is a root");
+    options.to_owned()
+}
+
+/// The names in the layer that a snapshot has on its parent.
+fn changes(daemon: &Daemon, snapshot: &str) -> Vec<String> {
+    let layer = daemon.path("layer");
+    let to = fs::File::create(&layer).unwrap();
+    let mut diff = daemon.ctr(Client::Ctr21);
+    assert!(diff.args(["snapshot", "diff", snapshot]).stdout(to).status().unwrap().success());
+    let list = must(Command::new("tar").arg("-tzf").arg(&layer));
+    list.lines().map(str::to_owned).collect()
+}
+
+fn ctr(daemon: &Daemon, words: &[&str]) -> String {
+    daemon.ctr_ok(Client::Ctr21, words)
+}
+
+fn lives_on_volatile_overlays(server: Server) {
+    let mut daemon = volatile(server);
+    let registry = Registry::start();
+    let name = Layout::of(&layout::SMALL).push(&registry, "some/image:1");
+    ctr(&daemon, &["image", "pull", "--plain-http", &name]);
+    let check = [&["run", "--rm", &name, "check"], CHECK].concat();
+    assert_eq!(ctr(&daemon, &check), "whole\n");
+    writes_on_a_volatile_root(&mut daemon, &name);
+    assert_eq!(ctr(&daemon, &check), "whole\n");
+    ctr(&daemon, &["image", "rm", "--sync", &name]);
+    assert_eq!(snapshots(&daemon, "overlayfs").lines().count(), 1);
+    let directory = daemon.path("root/io.containerd.snapshotter.v1.overlayfs/snapshots");
+    wait_for("the directories go", 30, || {
+        (fs::read_dir(&directory).ok()?.count() == 0).then_some(())
+    });
+    let state = daemon.path("state");
+    assert!(mounts_below(&state).is_empty(), "{:?}", mounts_below(&state));
+}
+
+/// A container that goes on while its layer is read, and its daemon dies.
+fn writes_on_a_volatile_root(daemon: &mut Daemon, name: &str) {
+    let script = "echo new >/data/new && rm /data/file && echo ready && exec sleep 1000";
+    let log = daemon.path("said");
+    let to = format!("file://{}", log.display());
+    ctr(daemon, &["run", "-d", "--log-uri", &to, name, "long", "sh", "-c", script]);
+    wait_for("it has written", 20, || (fs::read_to_string(&log).ok()? == "ready\n").then_some(()));
+    let options = root_options(daemon, "long");
+    // Newer kernels have another word for it.
+    let is_volatile = |option: &str| matches!(option, "volatile" | "fsync=volatile");
+    assert!(options.split(',').any(is_volatile), "{options}");
+    let layer = changes(daemon, "long");
+    for name in ["data/new", "data/.wh.file"] {
+        assert!(layer.iter().any(|entry| entry == name), "{name} is not in {layer:?}");
+    }
+    daemon.kill();
+    daemon.launch();
+    let exec = ["task", "exec", "--exec-id", "x", "long", "cat", "/data/new"];
+    assert_eq!(ctr(daemon, &exec), "new\n");
+    assert_eq!(changes(daemon, "long"), layer);
+    ctr(daemon, &["task", "rm", "-f", "long"]);
+    // The kernel mounts such an upper directory once, and never again.
+    let mut again = daemon.ctr(Client::Ctr21);
+    let output = again.args(["task", "start", "-d", "long"]).output().unwrap();
+    let told = describe(&again, &output);
+    assert!(!output.status.success() && told.contains("failed to mount rootfs"), "{told}");
+    ctr(daemon, &["snapshot", "commit", "kept", "long"]);
+    assert_eq!(changes(daemon, "kept"), layer);
+    ctr(daemon, &["container", "rm", "long"]);
+    ctr(daemon, &["snapshot", "rm", "kept"]);
+}
+
+#[test]
+fn overlays_may_be_volatile() {
+    lives_on_volatile_overlays(Server::Davit);
+}
+
+#[test]
+fn overlays_may_be_volatile_in_containerd() {
+    lives_on_volatile_overlays(Server::Containerd21);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::Seat;
-use crate::fault_proxy::dead_host;
+use crate::fault_proxy::{Fault, FaultProxy, dead_host};
 use crate::layout::{self, CHECK, Layout, Recipe};
 use crate::registry::{Auth, Registry, Transport, USER};
 use crate::{Client, describe};
@@ -175,6 +175,23 @@ pub fn push_and_pull_back(seat: &Seat) -> String {
     let mut text = store(seat) + &check(seat, &other, "back");
     text += &fails(seat, "push", &["--plain-http", &registry.reference("no/such:1")]);
     without(text, &[&registry.host()])
+}
+
+/// A repository takes what it can from another one of its registry.
+pub fn push_what_another_repository_has(seat: &Seat) -> String {
+    let registry = Registry::start();
+    let layout = Layout::of(&layout::SMALL);
+    layout.push(&registry, "team/one:1");
+    let proxy = FaultProxy::start(registry.address(), |_| Fault::None);
+    let at = |name: &str| format!("{}/{name}", proxy.host());
+    let (one, two) = (at("team/one:1"), at("team/two:1"));
+    done(seat, "pull", &["--plain-http", &one]);
+    seat.ok(&["image", "tag", &one, &two]);
+    done(seat, "push", &["--plain-http", &two]);
+    assert_eq!(registry.digest("team/two:1"), layout.digest());
+    assert!(proxy.mounted().len() >= layout.layers("amd64").len(), "{:#?}", proxy.seen());
+    assert!(proxy.uploads().is_empty(), "{:#?}", proxy.uploads());
+    format!("mounted: {:#?}\n", proxy.mounted())
 }
 
 /// All platforms go up.

@@ -27,7 +27,7 @@ fn a_container_in_the_background_lives_its_life() {
     let exec = ["exec", "-e", "A=b", "-w", "/tmp", "-u", "nobody", "web", "sh", "-c"];
     let text = seat.ok(&[&exec[..], &["echo $A $PWD $(id -u); exit 0"]].concat());
     assert_eq!(text, "b /tmp 65534\n");
-    seat.fails(&["exec", "web", "sh", "-c", "exit 9"], 9, "");
+    seat.exits(&["exec", "web", "sh", "-c", "exit 9"], 9);
     seat.fails(&["exec", "web", "no-such-program"], 127, "no-such-program");
     seat.ok(&["exec", "-d", "web", "touch", "/tmp/made"]);
     wait_for("the exec", 20, || {
@@ -48,7 +48,7 @@ fn a_container_in_the_background_lives_its_life() {
     seat.ok(&["kill", "-s", "KILL", "web"]);
     seat.wait_status("web", "exited");
     assert_eq!(seat.json(&["ps", "-a"])[0]["exitCode"], 137);
-    seat.fails(&["exec", "web", "true"], 125, "");
+    seat.fails(&["exec", "web", "true"], 125, "cannot exec in a stopped state");
     seat.ok(&["rm", "web"]);
     seat.nothing_left();
 }
@@ -85,9 +85,9 @@ fn one_in_the_background_is_removed_at_its_end() {
 fn one_that_stays_keeps_what_it_wrote_and_its_code() {
     let seat = Seat::new();
     let script = "test -e /kept && exit 4; touch /kept; exit 3";
-    seat.fails(&["run", "--name", "twice", IMAGE, "sh", "-c", script], 3, "");
+    seat.exits(&["run", "--name", "twice", IMAGE, "sh", "-c", script], 3);
     assert_eq!(seat.json(&["ps", "-a"])[0]["exitCode"], 3);
-    seat.fails(&["start", "--attach", "twice"], 4, "");
+    seat.exits(&["start", "--attach", "twice"], 4);
     assert_eq!(seat.json(&["ps", "-a"])[0]["exitCode"], 4);
     seat.ok(&["rm", "twice"]);
     seat.nothing_left();

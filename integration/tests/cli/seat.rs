@@ -48,6 +48,16 @@ impl Seat {
         assert!(String::from_utf8_lossy(&output.stderr).contains(text), "{text:?}\n{told}");
     }
 
+    /// Ends with the code of the process in the container, and has nothing to
+    /// say about that.
+    pub fn exits(&self, words: &[&str], code: i32) {
+        let mut command = self.davit(words);
+        let output = command.output().expect("davit can be started");
+        let told = describe(&command, &output);
+        assert_eq!(output.status.code(), Some(code), "{told}");
+        assert!(output.stderr.is_empty(), "{told}");
+    }
+
     pub fn status(&self, name: &str) -> String {
         let list = self.json(&["ps", "--all"]);
         let rows = list.as_array().expect("a list");
