@@ -156,7 +156,7 @@ impl Index {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        self.reserve.give_up_when_full();
+        self.make_room();
         let value = self.writer.change(work)?;
         self.count(true);
         Ok(value)
@@ -168,8 +168,20 @@ impl Index {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        self.reserve.give_up_when_full();
+        self.make_room();
         self.writer.change(work)
+    }
+
+    /// On a full disk, has the next change begin the log anew, which takes room
+    /// that the log has already.
+    fn make_room(&self) {
+        if !self.reserve.give_up_when_full() {
+            return;
+        }
+        let empty = || self.readers.get()?.execute_batch("PRAGMA wal_checkpoint(PASSIVE)");
+        if let Err(error) = empty() {
+            log::warn!(error:%; "the index's log cannot be emptied");
+        }
     }
 
     /// Keeps room on the disk for letting go of things, if there is plenty.

@@ -1,38 +1,58 @@
 //! Room on the disk for letting go of things when the disk is full: to
 //! remove what takes the room, the index has to write that it did.
+//!
+//! There are two kinds, for neither is enough. A file of no use is removed when
+//! the disk is full; whoever else is writing then may be faster than the index.
+//! Room at the end of the index's own files is nobody else's; what the index is
+//! told meanwhile may use it up.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-/// Bytes that are kept: what a few batches of a collection write.
+/// Bytes that are kept in each place: what a few batches of a collection write.
 const SIZE: u64 = 1 << 20;
 /// With less than this left on the disk, they are given up.
 const LOW: u64 = 256 << 10;
 /// Only with this much left on the disk are they taken.
 const PLENTY: u64 = 2 * SIZE;
+/// What a file's metadata counts its size on the disk in.
+const BLOCK: u64 = 512;
 
-/// A file of no use but its size, beside the index.
+/// A file of no use but its size, beside the index, and the room in the index's
+/// own files.
 #[derive(Debug)]
 pub(crate) struct Reserve {
     path: PathBuf,
+    /// The index itself and its log.
+    own: [PathBuf; 2],
     dir: PathBuf,
 }
 
 impl Reserve {
     /// For the index at `index`; nothing is done yet.
     pub(crate) fn beside(index: &Path) -> Self {
-        let mut path = index.as_os_str().to_owned();
-        path.push("-reserve");
+        let beside = |suffix| {
+            let mut path = index.as_os_str().to_owned();
+            path.push(suffix);
+            PathBuf::from(path)
+        };
         let dir = index.parent().filter(|dir| !dir.as_os_str().is_empty());
-        Self { path: path.into(), dir: dir.unwrap_or(Path::new(".")).to_owned() }
+        Self {
+            path: beside("-reserve"),
+            own: [index.to_owned(), beside("-wal")],
+            dir: dir.unwrap_or(Path::new(".")).to_owned(),
+        }
     }
 
     /// Takes the room, if there is plenty and it was not taken before.
     pub(crate) fn keep(&self) {
+        for file in &self.own {
+            self.keep_in(file);
+        }
         let is_kept = fs::metadata(&self.path).is_ok_and(|meta| meta.len() == SIZE);
         if is_kept || self.left().is_none_or(|left| left < PLENTY) {
             return;
@@ -49,11 +69,32 @@ impl Reserve {
         Ok(fallocate(&file, FallocateFlags::empty(), 0, SIZE)?)
     }
 
-    /// Gives the room up, if the disk is full.
-    pub(crate) fn give_up_when_full(&self) {
-        if self.left().is_some_and(|left| left < LOW) && fs::remove_file(&self.path).is_ok() {
+    /// Room at the end of a file of the index, which does not change its length.
+    fn keep_in(&self, path: &Path) {
+        let extend = || -> io::Result<()> {
+            let file = File::options().write(true).open(path)?;
+            let meta = file.metadata()?;
+            let is_kept = meta.blocks() * BLOCK >= meta.len() + SIZE / 2;
+            if is_kept || self.left().is_none_or(|left| left < PLENTY) {
+                return Ok(());
+            }
+            Ok(fallocate(&file, FallocateFlags::KEEP_SIZE, 0, meta.len() + SIZE)?)
+        };
+        match extend() {
+            // There is no log before the first change.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => log::warn!(path:% = path.display(), error:%; "no room is kept in it"),
+            Ok(()) => {}
+        }
+    }
+
+    /// Gives the room up, if the disk is full; whether it is.
+    pub(crate) fn give_up_when_full(&self) -> bool {
+        let is_full = self.left().is_some_and(|left| left < LOW);
+        if is_full && fs::remove_file(&self.path).is_ok() {
             log::warn!(path:% = self.path.display(); "the disk is full; what was kept is used now");
         }
+        is_full
     }
 
     fn left(&self) -> Option<u64> {
@@ -75,8 +116,23 @@ mod tests {
         let first = fs::metadata(&file).unwrap();
         assert_eq!(first.len(), SIZE);
         reserve.keep();
-        reserve.give_up_when_full();
+        assert!(!reserve.give_up_when_full());
         let second = fs::metadata(&file).unwrap();
         assert_eq!(first.modified().unwrap(), second.modified().unwrap());
+    }
+
+    #[test]
+    fn the_index_and_its_log_have_room_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = dir.path().join("index.db");
+        let files = [index.clone(), dir.path().join("index.db-wal")];
+        files.iter().for_each(|file| fs::write(file, "something").unwrap());
+        let reserve = Reserve::beside(&index);
+        reserve.keep();
+        for file in files {
+            let meta = fs::metadata(&file).unwrap();
+            assert_eq!(meta.len(), 9, "{}", file.display());
+            assert!(meta.blocks() * BLOCK >= SIZE, "{}", file.display());
+        }
     }
 }
