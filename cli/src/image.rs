@@ -155,8 +155,9 @@ pub async fn import(client: &Client, import: Import, format: Format) -> Result<u
             None => Defaults::of(client).await?.snapshotter,
         };
         for image in &imported {
-            let image = Image::get(client, &image.name).await?;
-            unpack(client, &image, &snapshotter, &mut signals).await?;
+            if let Some(image) = Image::if_any(client, &image.name, &image.target).await? {
+                unpack(client, &image, &snapshotter, &mut signals).await?;
+            }
         }
     }
     output::names(format, "image", imported.iter().map(|image| image.name.as_str()))?;

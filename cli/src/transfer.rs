@@ -120,8 +120,10 @@ pub async fn pull(client: &Client, pull: Pull, format: Format) -> Result<u8, Err
     }
     // Only this machine's, when all were fetched.
     if let (true, Some(snapshotter)) = (pull.all_platforms, snapshotter) {
-        let image = Image::get(client, &name).await?;
-        image::unpack(client, &image, &snapshotter, &mut signals).await?;
+        let target = davit_client::image::target(client, &name).await?;
+        if let Some(image) = Image::if_any(client, &name, &target).await? {
+            image::unpack(client, &image, &snapshotter, &mut signals).await?;
+        }
     }
     print(client, format, &name).await
 }

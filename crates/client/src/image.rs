@@ -1,6 +1,7 @@
 //! Images: finding the manifest for this platform, its configuration, and
 //! unpacking its layers into snapshots.
 
+use davit_distribution::pull::names::{is_config, is_layer};
 use davit_protocols::grpc::containerd::services::diff::v1::ApplyRequest;
 use davit_protocols::grpc::containerd::services::images::v1 as images;
 use davit_protocols::grpc::containerd::services::images::v1::GetImageRequest;
@@ -45,9 +46,7 @@ impl Image {
     /// Not found when there is none; [`Error::Invalid`] when it has no
     /// manifest for this platform, or its documents make no sense.
     pub async fn get(client: &Client, name: &str) -> Result<Self, Error> {
-        let request = GetImageRequest { name: name.to_owned() };
-        let record = client.images().get(request).await?.into_inner().image.unwrap_or_default();
-        Self::of(client, name, &record.target.unwrap_or_default()).await
+        Self::of(client, name, &target(client, name).await?).await
     }
 
     /// Reads the image at `target`, which is called `name` in errors.
@@ -57,12 +56,44 @@ impl Image {
     pub async fn of(client: &Client, name: &str, target: &Descriptor) -> Result<Self, Error> {
         let target: Digest = target.digest.parse().map_err(|e| Error::invalid(name, e))?;
         let manifest = manifest(client, name, &target).await?;
+        let unfit = || Error::invalid(name, format!("no manifest for {}", Platform::host()));
+        Self::read(client, name, target, &manifest.ok_or_else(unfit)?).await
+    }
+
+    /// As [`Image::of`]; `None` where there is nothing to unpack here: in what
+    /// has no image's configuration or no layers, as artifacts have not, and in
+    /// images for other platforms.
+    ///
+    /// # Errors
+    /// As [`Image::get`], but for what is no image.
+    pub async fn if_any(
+        client: &Client,
+        name: &str,
+        target: &Descriptor,
+    ) -> Result<Option<Self>, Error> {
+        let target: Digest = target.digest.parse().map_err(|e| Error::invalid(name, e))?;
+        let Some(manifest) = manifest(client, name, &target).await? else { return Ok(None) };
+        if !is_config(manifest["config"]["mediaType"].as_str().unwrap_or_default()) {
+            return Ok(None);
+        }
+        let image = Self::read(client, name, target, &manifest).await?;
+        Ok(Some(image).filter(|image| !image.layers.is_empty()))
+    }
+
+    async fn read(
+        client: &Client,
+        name: &str,
+        target: Digest,
+        manifest: &Value,
+    ) -> Result<Self, Error> {
         let config_digest = digest(name, &manifest["config"])?;
         let (bytes, config_labels) = content::read(client, &config_digest).await?;
         let config = serde_json::from_slice(&bytes)
             .map_err(|error| Error::invalid(config_digest.as_str(), error))?;
         let layers = manifest["layers"].as_array().into_iter().flatten();
-        let layers = layers.map(|layer| descriptor(name, layer)).collect::<Result<_, _>>()?;
+        let layers = layers.map(|layer| descriptor(name, layer)).collect::<Result<Vec<_>, _>>()?;
+        // What else an image carries along belongs to no snapshot.
+        let layers = layers.into_iter().filter(|layer| is_layer(&layer.media_type)).collect();
         Ok(Self { name: name.to_owned(), target, config_digest, config, config_labels, layers })
     }
 
@@ -204,6 +235,16 @@ impl Image {
     }
 }
 
+/// What the name of an image points to.
+///
+/// # Errors
+/// Not found when there is no image.
+pub async fn target(client: &Client, name: &str) -> Result<Descriptor, Error> {
+    let request = GetImageRequest { name: name.to_owned() };
+    let record = client.images().get(request).await?.into_inner().image.unwrap_or_default();
+    Ok(record.target.unwrap_or_default())
+}
+
 /// Names an image, anew if there is one of that name already. Without
 /// `labels` those that the record has stay as they are.
 ///
@@ -263,11 +304,10 @@ pub fn architecture() -> String {
     Platform::host().architecture
 }
 
-/// Follows indexes to the manifest for this machine, by containerd's rules
-/// (`images.Manifest`).
-async fn manifest(client: &Client, name: &str, target: &Digest) -> Result<Value, Error> {
+/// Follows indexes to the manifest for this machine, if there is one, by
+/// containerd's rules (`images.Manifest`).
+async fn manifest(client: &Client, name: &str, target: &Digest) -> Result<Option<Value>, Error> {
     let matcher = Matcher::host();
-    let unfit = || Error::invalid(name, format!("no manifest for {}", Platform::host()));
     let mut digest_at = target.clone();
     let mut known = true;
     for _ in 0..DEPTH {
@@ -277,12 +317,12 @@ async fn manifest(client: &Client, name: &str, target: &Digest) -> Result<Value,
         let Some(entries) = document["manifests"].as_array() else {
             // What an index does not say, the configuration does.
             let fits = known || matcher.matches(&configured(client, name, &document).await?);
-            return if fits { Ok(document) } else { Err(unfit()) };
+            return Ok(fits.then_some(document));
         };
         let meant = entries.iter().filter(|entry| is_meant(entry, &matcher));
         let mut entries: Vec<&Value> = meant.collect();
         sort(&mut entries, &matcher);
-        let entry = *entries.first().ok_or_else(unfit)?;
+        let Some(entry) = entries.first().copied() else { return Ok(None) };
         known = platform(entry).is_some();
         digest_at = digest(name, entry)?;
     }
@@ -296,9 +336,7 @@ async fn manifest(client: &Client, name: &str, target: &Digest) -> Result<Value,
 /// Not found when there is no image; [`Error::Invalid`] for an index that
 /// makes no sense.
 pub async fn platforms(client: &Client, name: &str) -> Result<Option<Vec<Platform>>, Error> {
-    let request = GetImageRequest { name: name.to_owned() };
-    let record = client.images().get(request).await?.into_inner().image.unwrap_or_default();
-    let target = record.target.unwrap_or_default().digest;
+    let target = target(client, name).await?.digest;
     let target: Digest = target.parse().map_err(|error| Error::invalid(name, error))?;
     let (bytes, _) = content::read(client, &target).await?;
     let document: Value =
@@ -314,8 +352,8 @@ pub async fn platforms(client: &Client, name: &str) -> Result<Option<Vec<Platfor
 async fn configured(client: &Client, name: &str, manifest: &Value) -> Result<Platform, Error> {
     let config = digest(name, &manifest["config"])?;
     let (bytes, _) = content::read(client, &config).await?;
-    let config = serde_json::from_slice(&bytes).map_err(|e| Error::invalid(config.as_str(), e))?;
-    Ok(platform_of(&config))
+    // An artifact's configuration is whatever it likes.
+    Ok(platform_of(&serde_json::from_slice(&bytes).unwrap_or_default()))
 }
 
 /// Whether `matcher` means an entry of an index, or could: it need not say

@@ -183,7 +183,8 @@ async fn name_images(
         return Err(Error::invalid("archive", "no image in it has a name; give one"));
     }
     for image in found.iter().filter(|_| !options.unpack.is_empty()) {
-        let image = Image::of(client, &image.target.digest, &image.target).await?;
+        let target = &image.target;
+        let Some(image) = Image::if_any(client, &target.digest, target).await? else { continue };
         for snapshotter in &options.unpack {
             image.unpack(client, snapshotter, std::future::pending()).await?;
         }
