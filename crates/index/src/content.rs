@@ -281,6 +281,15 @@ impl ContentStore {
         self.pending.unless_busy(digest, remove).unwrap_or(Ok(false))
     }
 
+    /// Removes the bytes of a blob whose row could not be written, or has that
+    /// done by the next collection.
+    pub(crate) fn forget_bytes(&self, digest: &Digest) {
+        if let Err(error) = self.remove_bytes(digest) {
+            log::warn!(digest:%, error:%; "a blob that nobody has is removed later");
+            self.remains.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// How many bytes of an ingest are on disk.
     pub(crate) fn ingest_size(&self, stored_reference: &str) -> u64 {
         self.backend.status(stored_reference).map_or(0, |status| status.offset)

@@ -319,6 +319,23 @@ fn bytes_that_a_crash_left_are_removed() {
 }
 
 #[test]
+fn a_blob_that_cannot_be_written_down_does_not_stay() {
+    let stores = stores();
+    let space = ns("default");
+    let sql = |text: &str| {
+        let connection = rusqlite::Connection::open(stores.dir.path().join("index.db")).unwrap();
+        connection.execute_batch(text).unwrap();
+    };
+    let put = || stores.put(&space, b"hello", &[], None);
+    sql("CREATE TRIGGER full BEFORE INSERT ON blobs BEGIN SELECT RAISE(ABORT, 'is full'); END");
+    let refused = refusal(put());
+    assert!(refused.contains("is full"), "{refused}");
+    assert_eq!(stores.local.walk().unwrap(), [], "the bytes stayed");
+    sql("DROP TRIGGER full");
+    put().unwrap();
+}
+
+#[test]
 fn a_blob_that_has_lost_bytes_is_brought_again() {
     let stores = stores();
     let (space, other) = (ns("default"), ns("other"));

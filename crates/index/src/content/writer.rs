@@ -371,7 +371,7 @@ impl ContentWriter {
             )));
         }
         let digest = self.digest();
-        let _busy = self.store.pending.enter(&digest);
+        let busy = self.store.pending.enter(&digest);
         match self.bytes {
             Bytes::Own(writer) => match writer.commit(size, expected) {
                 // Another namespace has it; that this one gets it is news.
@@ -388,13 +388,15 @@ impl ContentWriter {
         }
         let (namespace, reference) = (self.namespace, self.reference);
         let (lease, labels, key) = (self.lease, labels.clone(), digest.clone());
+        let held = digest.clone();
         let added = self.store.index.change(move |connection| {
             forget_ingest(connection, &namespace, &reference, lease.as_ref())?;
             let added = add_blob(connection, &namespace, key, written, labels)?;
-            let digest = digest.as_str();
-            leases::hold(connection, &namespace, lease.as_ref(), Kind::Content, digest)?;
+            leases::hold(connection, &namespace, lease.as_ref(), Kind::Content, held.as_str())?;
             Ok(added)
-        })?;
+        });
+        drop(busy);
+        let added = added.inspect_err(|_| self.store.forget_bytes(&digest))?;
         // Decided here, because the transaction stands although the blob is
         // no news: the lease holds it, and the ingest is gone.
         added.map_err(|digest| Error::AlreadyExists(format!("content {digest}")))
