@@ -178,21 +178,23 @@ pub async fn images(client: &Client, images: Images, format: Format) -> Result<u
     let mut rows = Vec::new();
     let now = Timestamp::now();
     for image in list {
-        let whole = Image::get(client, &image.name).await.ok();
-        let size = whole.as_ref().map(|whole| whole.layers.iter().map(|l| l.size).sum::<i64>());
         let target = image.target.clone().unwrap_or_default();
+        let size = davit_client::image::size(client, &image.name, &target).await;
         let created = image.created_at.as_ref().and_then(output::time);
         table.row([
             image.name.clone(),
             target.digest.chars().take(SHORT).collect(),
-            size.map_or_else(|| "incomplete".into(), |size| table::bytes(size.max(0) as u64)),
+            match &size {
+                Ok(size) => size.map_or_else(|| "-".into(), table::bytes),
+                Err(_) => "incomplete".into(),
+            },
             format!("{} ago", table::age(created, now)),
         ]);
         rows.push(json!({
             "name": image.name,
             "digest": target.digest,
             "mediaType": target.media_type,
-            "size": size,
+            "size": size.ok().flatten(),
             "labels": image.labels,
             "createdAt": created.map(|time| time.to_string()),
         }));

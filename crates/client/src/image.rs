@@ -1,6 +1,8 @@
 //! Images: finding the manifest for this platform, its configuration, and
 //! unpacking its layers into snapshots.
 
+use std::collections::HashSet;
+
 use davit_distribution::pull::names::{is_config, is_layer};
 use davit_protocols::grpc::containerd::services::diff::v1::ApplyRequest;
 use davit_protocols::grpc::containerd::services::images::v1 as images;
@@ -305,28 +307,52 @@ pub fn architecture() -> String {
 }
 
 /// Follows indexes to the manifest for this machine, if there is one, by
-/// containerd's rules (`images.Manifest`).
+/// containerd's rules (`images.Manifest`): the best one that says so, or the
+/// first whose configuration does.
 async fn manifest(client: &Client, name: &str, target: &Digest) -> Result<Option<Value>, Error> {
     let matcher = Matcher::host();
-    let mut digest_at = target.clone();
-    let mut known = true;
-    for _ in 0..DEPTH {
-        let (bytes, _) = content::read(client, &digest_at).await?;
+    let mut seen = HashSet::new();
+    // The next one last, with whether its platform is known and how deep it is.
+    let mut pending = vec![(target.clone(), true, 0)];
+    while let Some((at, known, depth)) = pending.pop() {
+        if depth == DEPTH {
+            return Err(Error::invalid(name, format!("indexes nested more than {DEPTH} deep")));
+        }
+        if !seen.insert(at.clone()) {
+            continue;
+        }
+        let (bytes, _) = content::read(client, &at).await?;
         let document: Value =
-            serde_json::from_slice(&bytes).map_err(|e| Error::invalid(digest_at.as_str(), e))?;
+            serde_json::from_slice(&bytes).map_err(|e| Error::invalid(at.as_str(), e))?;
         let Some(entries) = document["manifests"].as_array() else {
             // What an index does not say, the configuration does.
-            let fits = known || matcher.matches(&configured(client, name, &document).await?);
-            return Ok(fits.then_some(document));
+            if known || matcher.matches(&configured(client, name, &document).await?) {
+                return Ok(Some(document));
+            }
+            continue;
         };
-        let meant = entries.iter().filter(|entry| is_meant(entry, &matcher));
-        let mut entries: Vec<&Value> = meant.collect();
+        let mut entries: Vec<&Value> =
+            entries.iter().filter(|entry| is_meant(entry, &matcher)).collect();
         sort(&mut entries, &matcher);
-        let Some(entry) = entries.first().copied() else { return Ok(None) };
-        known = platform(entry).is_some();
-        digest_at = digest(name, entry)?;
+        for entry in entries.into_iter().rev() {
+            pending.push((digest(name, entry)?, platform(entry).is_some(), depth + 1));
+        }
     }
-    Err(Error::invalid(name, format!("indexes nested more than {DEPTH} deep")))
+    Ok(None)
+}
+
+/// Bytes of all layers that the manifest for this machine names, also where it
+/// is an artifact's; `None` where there is no such manifest.
+///
+/// # Errors
+/// Not found when parts are missing; [`Error::Invalid`] for documents that make
+/// no sense.
+pub async fn size(client: &Client, name: &str, target: &Descriptor) -> Result<Option<u64>, Error> {
+    let target: Digest = target.digest.parse().map_err(|e| Error::invalid(name, e))?;
+    let Some(manifest) = manifest(client, name, &target).await? else { return Ok(None) };
+    let layers = manifest["layers"].as_array().into_iter().flatten();
+    let sizes = layers.filter_map(|layer| layer["size"].as_u64());
+    Ok(Some(sizes.fold(0, u64::saturating_add)))
 }
 
 /// The platforms that the index of the image called `name` says it has;

@@ -217,7 +217,11 @@ fn davit_takes_them_all() {
     let file = seat.daemon.path("archive.tar").to_string_lossy().into_owned();
     for made in &place.made {
         let name = place.name(made);
-        let of_mine = || seat.ok(&["images"]).lines().filter(|line| line.contains(&name)).count();
+        let of_mine = || {
+            let list = seat.ok(&["images"]);
+            assert!(!list.contains("incomplete"), "{list}");
+            list.lines().filter(|line| line.contains(&name)).count()
+        };
         seat.ok(&["pull", "--all-platforms", &name]);
         seat.ok(&["export", "--all-platforms", "-o", &file, &name]);
         seat.ok(&["rmi", &name]);
@@ -228,4 +232,20 @@ fn davit_takes_them_all() {
         seat.ok(&["push", &name, &place.registry.reference(&copy)]);
         assert_eq!(place.registry.digest(&copy), made.digest);
     }
+}
+
+/// Neither says what it runs on; the image's configuration does.
+#[test]
+fn davit_finds_an_image_behind_an_artifact() {
+    let (tiny, registry, seat) = (Tiny::new(), Registry::start(), Seat::new());
+    let mut image = tiny.image(&json!({"os": "linux", "architecture": "amd64"}), "behind");
+    image.as_object_mut().expect("an entry of an index").remove("platform");
+    let layout = tiny.finish(tiny.index(&[text(&tiny), image]), "behind");
+    let name = layout.push(&registry, "behind:1");
+    seat.ok(&["pull", &name]);
+    let snapshots = seat.daemon.ctr_ok(CTR, &["snapshot", "ls"]);
+    assert_eq!(snapshots.lines().count(), 2, "a line for the image's layer in\n{snapshots}");
+    let list = seat.ok(&["images", "--format", "json"]);
+    let list: Value = serde_json::from_str(&list).expect("JSON");
+    assert!(list[0]["size"].as_u64().is_some_and(|size| size > 0), "{list}");
 }
