@@ -3,8 +3,9 @@
 //!
 //! There are two kinds, for neither is enough. A file of no use is removed when
 //! the disk is full; whoever else is writing then may be faster than the index.
-//! Room at the end of the index's own files is nobody else's; what the index is
-//! told meanwhile may use it up.
+//! Room at the end of the index's log is nobody else's; what the index is told
+//! meanwhile may use it up. (The database itself must not be opened here: to
+//! close it again would end the locks that SQLite holds on it.)
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -23,12 +24,11 @@ const PLENTY: u64 = 2 * SIZE;
 const BLOCK: u64 = 512;
 
 /// A file of no use but its size, beside the index, and the room in the index's
-/// own files.
+/// log.
 #[derive(Debug)]
 pub(crate) struct Reserve {
     path: PathBuf,
-    /// The index itself and its log.
-    own: [PathBuf; 2],
+    log: PathBuf,
     dir: PathBuf,
 }
 
@@ -43,16 +43,14 @@ impl Reserve {
         let dir = index.parent().filter(|dir| !dir.as_os_str().is_empty());
         Self {
             path: beside("-reserve"),
-            own: [index.to_owned(), beside("-wal")],
+            log: beside("-wal"),
             dir: dir.unwrap_or(Path::new(".")).to_owned(),
         }
     }
 
     /// Takes the room, if there is plenty and it was not taken before.
     pub(crate) fn keep(&self) {
-        for file in &self.own {
-            self.keep_in(file);
-        }
+        self.keep_in_log();
         let is_kept = fs::metadata(&self.path).is_ok_and(|meta| meta.len() == SIZE);
         if is_kept || self.left().is_none_or(|left| left < PLENTY) {
             return;
@@ -69,10 +67,10 @@ impl Reserve {
         Ok(fallocate(&file, FallocateFlags::empty(), 0, SIZE)?)
     }
 
-    /// Room at the end of a file of the index, which does not change its length.
-    fn keep_in(&self, path: &Path) {
+    /// Takes room behind the end of the log.
+    fn keep_in_log(&self) {
         let extend = || -> io::Result<()> {
-            let file = File::options().write(true).open(path)?;
+            let file = File::options().write(true).open(&self.log)?;
             let meta = file.metadata()?;
             let is_kept = meta.blocks() * BLOCK >= meta.len() + SIZE / 2;
             if is_kept || self.left().is_none_or(|left| left < PLENTY) {
@@ -83,7 +81,9 @@ impl Reserve {
         match extend() {
             // There is no log before the first change.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => log::warn!(path:% = path.display(), error:%; "no room is kept in it"),
+            Err(error) => {
+                log::warn!(path:% = self.log.display(), error:%; "no room is kept in it");
+            }
             Ok(()) => {}
         }
     }
@@ -122,17 +122,13 @@ mod tests {
     }
 
     #[test]
-    fn the_index_and_its_log_have_room_of_their_own() {
+    fn the_log_has_room_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
-        let index = dir.path().join("index.db");
-        let files = [index.clone(), dir.path().join("index.db-wal")];
-        files.iter().for_each(|file| fs::write(file, "something").unwrap());
-        let reserve = Reserve::beside(&index);
-        reserve.keep();
-        for file in files {
-            let meta = fs::metadata(&file).unwrap();
-            assert_eq!(meta.len(), 9, "{}", file.display());
-            assert!(meta.blocks() * BLOCK >= SIZE, "{}", file.display());
-        }
+        let log = dir.path().join("index.db-wal");
+        fs::write(&log, "something").unwrap();
+        Reserve::beside(&dir.path().join("index.db")).keep();
+        let meta = fs::metadata(&log).unwrap();
+        assert_eq!(meta.len(), 9);
+        assert!(meta.blocks() * BLOCK >= SIZE);
     }
 }
