@@ -143,10 +143,9 @@ fn start<S: Shim>(invocation: &Invocation) -> Result<(), Failure> {
     let daemon = request.grpc_address.as_deref().unwrap_or(&invocation.address);
     let path = socket::path(&socket_dir(&request), daemon, &invocation.namespace, group);
     let address = format!("{}{}", socket::SCHEME, path.display());
-    let tell = || {
-        write_address(&bundle, &address)?;
-        print(&bootstrap::answer(request.dialect, &address))
-    };
+    // Before there is a socket: whoever ends us at any moment finds it by this.
+    write_address(&bundle, &address)?;
+    let tell = || print(&bootstrap::answer(request.dialect, &address));
     let socket::Bound::Here(listener) = socket::bind(&path)? else { return tell() };
     let mut server = spawn_server(invocation, &request, &bundle, listener.into())
         .inspect_err(|_| socket::remove(&path))?;

@@ -229,7 +229,8 @@ impl Index {
         if let Some(number) = block.next() {
             return Ok(number);
         }
-        *block = self.upkeep(sequences::reserve)?;
+        // For something new, which is not worth the room that is kept.
+        *block = self.writer.change(sequences::reserve)?;
         block.next().ok_or_else(|| Error::Unknown("the index has run out of numbers".into()))
     }
 }

@@ -244,9 +244,19 @@ impl Backend for Content {
 
     fn abort(&self, reference: &str) -> Result<(), ContentError> {
         self.0.unless_stuck()?;
-        let message = wire::AbortRequest { r#ref: reference.to_owned() };
-        let request = about(&self.0.namespace, message);
-        self.0.call(LIMIT, |mut client| async move { client.abort(request).await }).map(drop)
+        let end = Instant::now() + LEAVING_MAX;
+        loop {
+            let message = wire::AbortRequest { r#ref: reference.to_owned() };
+            let request = about(&self.0.namespace, message);
+            match self.0.call(LIMIT, |mut client| async move { client.abort(request).await }) {
+                // containerd still writes down how far its writer came, into
+                // the directory that it removes ("directory not empty").
+                Err(error) if error.kind() == ErrorKind::Unknown && Instant::now() < end => {
+                    std::thread::sleep(LEAVING_PAUSE);
+                }
+                other => return other.map(drop),
+            }
+        }
     }
 
     fn info(&self, digest: &Digest) -> Result<BlobInfo, ContentError> {
