@@ -136,8 +136,8 @@ async fn a_dropped_call_is_killed_and_reaped() {
     let pid = pid_in(dir.path().join("pid")).await;
     until("it is reaped", || process_state(pid).is_none()).await;
 
-    let events = runc.events("a", Duration::from_secs(1)).unwrap();
     fs::remove_file(dir.path().join("pid")).unwrap();
+    let events = runc.events("a", Duration::from_secs(1)).unwrap();
     let pid = pid_in(dir.path().join("pid")).await;
     drop(events);
     until("it is reaped", || process_state(pid).is_none()).await;
