@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use davit_integration::layout::Layout;
+use davit_integration::leftovers::names_in;
 use davit_integration::registry::Registry;
-use davit_integration::{Client, Daemon, Server, must, peers};
+use davit_integration::{Client, Daemon, Server, must, peers, wait_for};
 use serde_json::json;
 
 use crate::memory::{field, peak_rss, reset_peak};
@@ -227,7 +228,8 @@ impl Puller {
     }
 
     /// Removes the image with all that it brought, so that the next pull
-    /// brings it again.
+    /// brings it again. Returns when the files are gone, too: to remove them
+    /// takes a daemon some seconds more, which the next one's pull would share.
     fn forget(&self, reference: &str) {
         let client = client(self.daemon.server());
         self.daemon.ctr_ok(client, &["image", "rm", "--sync", reference]);
@@ -237,6 +239,8 @@ impl Puller {
             1,
             "snapshots are left"
         );
+        let directory = self.daemon.path("root/io.containerd.snapshotter.v1.overlayfs/snapshots");
+        wait_for("the files are gone", 120, || names_in(&directory).is_empty().then_some(()));
     }
 }
 
