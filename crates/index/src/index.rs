@@ -258,9 +258,19 @@ pub(crate) fn set_up(connection: &Connection) -> rusqlite::Result<()> {
 /// Whether the last user of the file did not close it: its log is still
 /// there.
 fn unclean(path: &Path) -> bool {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    std::fs::metadata(PathBuf::from(log)).is_ok_and(|log| log.len() > 0)
+    std::fs::metadata(log_of(path)).is_ok_and(|log| log.len() > 0)
+}
+
+/// The write-ahead log of the index at `path`.
+pub(crate) fn log_of(path: &Path) -> PathBuf {
+    beside(path, "-wal")
+}
+
+/// The file beside `path` that is called as that is, and `suffix`.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// Makes sure that the file is an index, sets the connection up, and answers

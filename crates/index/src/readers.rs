@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
+use crate::index::{log_of, set_up};
+
 /// How many look at once; more wait.
 const LIMIT: usize = 8;
 /// How many of them look at very much (a list, the graph); more wait.
@@ -67,9 +69,7 @@ impl Readers {
     }
 
     fn log_size(&self) -> u64 {
-        let mut log = self.path.as_os_str().to_owned();
-        log.push("-wal");
-        std::fs::metadata(log).map_or(0, |log| log.len())
+        std::fs::metadata(log_of(&self.path)).map_or(0, |log| log.len())
     }
 
     fn lend(&self, is_long: bool) -> rusqlite::Result<Reader<'_>> {
@@ -92,7 +92,7 @@ impl Readers {
     fn connect(&self) -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
-        crate::index::set_up(&connection)?;
+        set_up(&connection)?;
         connection.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -512;")?;
         connection.set_prepared_statement_cache_capacity(64);
         Ok(connection)

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
+use crate::index::{beside, log_of};
+
 /// Bytes that are kept in each place: what a few batches of a collection write.
 const SIZE: u64 = 1 << 20;
 /// With less than this left on the disk, they are given up.
@@ -35,15 +37,10 @@ pub(crate) struct Reserve {
 impl Reserve {
     /// For the index at `index`; nothing is done yet.
     pub(crate) fn beside(index: &Path) -> Self {
-        let beside = |suffix| {
-            let mut path = index.as_os_str().to_owned();
-            path.push(suffix);
-            PathBuf::from(path)
-        };
         let dir = index.parent().filter(|dir| !dir.as_os_str().is_empty());
         Self {
-            path: beside("-reserve"),
-            log: beside("-wal"),
+            path: beside(index, "-reserve"),
+            log: log_of(index),
             dir: dir.unwrap_or(Path::new(".")).to_owned(),
         }
     }
@@ -52,7 +49,7 @@ impl Reserve {
     pub(crate) fn keep(&self) {
         self.keep_in_log();
         let is_kept = fs::metadata(&self.path).is_ok_and(|meta| meta.len() == SIZE);
-        if is_kept || self.left().is_none_or(|left| left < PLENTY) {
+        if is_kept || !self.has_plenty() {
             return;
         }
         if let Err(error) = self.take() {
@@ -73,7 +70,7 @@ impl Reserve {
             let file = File::options().write(true).open(&self.log)?;
             let meta = file.metadata()?;
             let is_kept = meta.blocks() * BLOCK >= meta.len() + SIZE / 2;
-            if is_kept || self.left().is_none_or(|left| left < PLENTY) {
+            if is_kept || !self.has_plenty() {
                 return Ok(());
             }
             Ok(fallocate(&file, FallocateFlags::KEEP_SIZE, 0, meta.len() + SIZE)?)
@@ -95,6 +92,10 @@ impl Reserve {
             log::warn!(path:% = self.path.display(); "the disk is full; what was kept is used now");
         }
         is_full
+    }
+
+    fn has_plenty(&self) -> bool {
+        self.left().is_some_and(|left| left >= PLENTY)
     }
 
     fn left(&self) -> Option<u64> {

@@ -212,17 +212,10 @@ impl Backend for Content {
         total: u64,
         _algorithm: Algorithm,
     ) -> Result<Box<dyn BackendWriter>, ContentError> {
-        let end = Instant::now() + LEAVING_MAX;
-        loop {
-            match self.open(reference, total) {
-                // Whoever had it before us may have let go of it, and the
-                // store not heard of that.
-                Err(error) if is_locked(&error) && Instant::now() < end => {
-                    std::thread::sleep(LEAVING_PAUSE);
-                }
-                other => return Ok(Box::new(other?)),
-            }
-        }
+        // Whoever had it before us may have let go of it, and the store not
+        // heard of that.
+        let writer = while_leaving(is_locked, || self.open(reference, total))?;
+        Ok(Box::new(writer))
     }
 
     fn status(&self, reference: &str) -> Result<IngestStatus, ContentError> {
@@ -244,19 +237,14 @@ impl Backend for Content {
 
     fn abort(&self, reference: &str) -> Result<(), ContentError> {
         self.0.unless_stuck()?;
-        let end = Instant::now() + LEAVING_MAX;
-        loop {
+        let abort = || {
             let message = wire::AbortRequest { r#ref: reference.to_owned() };
             let request = about(&self.0.namespace, message);
-            match self.0.call(LIMIT, |mut client| async move { client.abort(request).await }) {
-                // containerd still writes down how far its writer came, into
-                // the directory that it removes ("directory not empty").
-                Err(error) if error.kind() == ErrorKind::Unknown && Instant::now() < end => {
-                    std::thread::sleep(LEAVING_PAUSE);
-                }
-                other => return other.map(drop),
-            }
-        }
+            self.0.call(LIMIT, |mut client| async move { client.abort(request).await }).map(drop)
+        };
+        // containerd may still write down how far its writer came, into the
+        // directory that it removes ("directory not empty").
+        while_leaving(|error| error.kind() == ErrorKind::Unknown, abort)
     }
 
     fn info(&self, digest: &Digest) -> Result<BlobInfo, ContentError> {
@@ -301,6 +289,23 @@ impl Backend for Content {
             Ok(infos)
         })?;
         infos.into_iter().map(|info| self.0.info_from_wire(info)).collect()
+    }
+}
+
+/// Does `work`, and again while it fails as it does when somebody is just
+/// leaving the ingest.
+fn while_leaving<T>(
+    is_passing: impl Fn(&ContentError) -> bool,
+    work: impl Fn() -> Result<T, ContentError>,
+) -> Result<T, ContentError> {
+    let end = Instant::now() + LEAVING_MAX;
+    loop {
+        match work() {
+            Err(error) if is_passing(&error) && Instant::now() < end => {
+                std::thread::sleep(LEAVING_PAUSE);
+            }
+            other => return other,
+        }
     }
 }
 

@@ -388,11 +388,10 @@ impl ContentWriter {
         }
         let (namespace, reference) = (self.namespace, self.reference);
         let (lease, labels, key) = (self.lease, labels.clone(), digest.clone());
-        let held = digest.clone();
         let added = self.store.index.change(move |connection| {
             forget_ingest(connection, &namespace, &reference, lease.as_ref())?;
-            let added = add_blob(connection, &namespace, key, written, labels)?;
-            leases::hold(connection, &namespace, lease.as_ref(), Kind::Content, held.as_str())?;
+            let added = add_blob(connection, &namespace, key.clone(), written, labels)?;
+            leases::hold(connection, &namespace, lease.as_ref(), Kind::Content, key.as_str())?;
             Ok(added)
         });
         drop(busy);
