@@ -320,6 +320,15 @@ impl Daemon {
         command
     }
 
+    /// `davit` on this daemon.
+    pub fn davit(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(peers::ours("davit"));
+        command.env("DAVIT_ADDRESS", self.socket());
+        command.env("CONTAINERD_NAMESPACE", self.namespace());
+        command.args(words).stdin(Stdio::null());
+        command
+    }
+
     /// Runs `ctr` with `words` and hands back its stdout.
     ///
     /// # Panics

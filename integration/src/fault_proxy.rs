@@ -227,8 +227,14 @@ impl Shared {
         };
         asked.times = seen.iter().filter(same).count();
         let fault = (lock(&self.rule))(&asked);
-        let (fault_of, came) = (fault.clone(), Instant::now());
-        seen.push(Seen { asked, fault: fault_of, status: 0, carried: 0, came, answered: None });
+        seen.push(Seen {
+            asked,
+            fault: fault.clone(),
+            status: 0,
+            carried: 0,
+            came: Instant::now(),
+            answered: None,
+        });
         (seen.len() - 1, fault)
     }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::wait_for;
+
 /// Every process with its working directory.
 pub fn working_directories() -> Vec<(i32, PathBuf)> {
     processes()
@@ -131,6 +133,16 @@ pub fn open_files(pid: u32) -> Vec<String> {
 pub fn names_in(directory: &Path) -> BTreeSet<String> {
     let Ok(entries) = fs::read_dir(directory) else { return BTreeSet::new() };
     entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Waits until a directory is empty, as that of snapshots is a moment after the
+/// last one's record has gone.
+///
+/// # Panics
+/// When that takes longer.
+pub fn becomes_empty(directory: &Path, seconds: u64) {
+    let what = format!("{} becomes empty", directory.display());
+    wait_for(&what, seconds, || (fs::read_dir(directory).ok()?.count() == 0).then_some(()));
 }
 
 /// What a davitd has of images on its disk.

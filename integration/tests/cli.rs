@@ -17,7 +17,7 @@ use std::time::SystemTime;
 use davit_integration::leftovers::{cgroups_with, kept};
 use davit_integration::{Client, Daemon, Server, describe, image, must, peers, wait_for};
 use nix::sys::signal::Signal;
-use seat::{IMAGE, Seat, davit_on, end, signal, with_input};
+use seat::{IMAGE, Seat, end, signal, with_input};
 use serde_json::Value;
 
 #[test]
@@ -248,7 +248,7 @@ fn a_daemon_that_is_away_is_named() {
 fn the_address_has_a_short_form() {
     let daemon = Daemon::start(Server::Davit);
     let socket = daemon.socket().to_string_lossy().into_owned();
-    let mut command = davit_on(&daemon, &["-a", &socket, "ps", "-a"]);
+    let mut command = daemon.davit(&["-a", &socket, "ps", "-a"]);
     must(command.env("DAVIT_ADDRESS", "/no/such/socket"));
 }
 
@@ -258,7 +258,7 @@ fn an_import_that_is_interrupted_leaves_nothing() {
     let archive = daemon.path("image.tar");
     image::write_archive(&archive).expect("the directory is writable");
     let bytes = fs::read(&archive).expect("it was written");
-    let mut command = davit_on(&daemon, &["import", "-"]);
+    let mut command = daemon.davit(&["import", "-"]);
     let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("davit");
     let mut stdin = child.stdin.take().expect("piped");
     stdin.write_all(&bytes[..bytes.len() / 2]).expect("it is read");
@@ -270,7 +270,7 @@ fn an_import_that_is_interrupted_leaves_nothing() {
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), &*err), (Some(130), "davit: interrupted\n"));
     assert_eq!(daemon.ctr_ok(Client::Ctr16, &["leases", "ls", "-q"]), "");
-    assert_eq!(must(&mut davit_on(&daemon, &["images", "-q"])), "");
+    assert_eq!(must(&mut daemon.davit(&["images", "-q"])), "");
 }
 
 /// Nobody is left to end its lease, which ends by itself, within a day as with
@@ -283,7 +283,7 @@ fn an_import_that_is_killed_leaves_what_ends_by_itself() {
     let archive = daemon.path("image.tar");
     image::write_archive(&archive).expect("the directory is writable");
     let bytes = fs::read(&archive).expect("it was written");
-    let mut command = davit_on(&daemon, &["import", "-"]);
+    let mut command = daemon.davit(&["import", "-"]);
     let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("davit");
     let mut stdin = child.stdin.take().expect("piped");
     stdin.write_all(&bytes[..bytes.len() - 2048]).expect("it is read");
@@ -300,9 +300,9 @@ fn an_import_that_is_killed_leaves_what_ends_by_itself() {
     assert!(left.is_some_and(|left| (1..=24 * 3600).contains(&left)), "{table}");
 
     // Another import makes it whole, and ends no lease but its own.
-    must(&mut davit_on(&daemon, &["import", &archive.to_string_lossy()]));
+    must(&mut daemon.davit(&["import", &archive.to_string_lossy()]));
     assert_eq!(ctr(&["leases", "ls", "-q"]).trim_end(), lease);
-    must(&mut davit_on(&daemon, &["rmi", image::NAME]));
+    must(&mut daemon.davit(&["rmi", image::NAME]));
     ctr(&["leases", "rm", "--sync", &lease]);
     wait_for("nothing is left", 20, || (kept(&daemon) == empty).then_some(()));
 }
@@ -323,10 +323,10 @@ fn containerd_is_served_too() {
     let daemon = Daemon::start(Server::Containerd16);
     let archive = daemon.path("image.tar");
     image::write_archive(&archive).expect("the directory is writable");
-    must(&mut davit_on(&daemon, &["import", &archive.to_string_lossy()]));
+    must(&mut daemon.davit(&["import", &archive.to_string_lossy()]));
     let words = ["run", "--rm", "--runtime", "io.containerd.runc.v2", IMAGE, "echo", "hello"];
-    assert_eq!(must(&mut davit_on(&daemon, &words)), "hello\n");
-    assert_eq!(must(&mut davit_on(&daemon, &["ps", "-aq"])), "");
+    assert_eq!(must(&mut daemon.davit(&words)), "hello\n");
+    assert_eq!(must(&mut daemon.davit(&["ps", "-aq"])), "");
 }
 
 #[test]

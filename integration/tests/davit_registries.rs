@@ -11,9 +11,7 @@ use davit_integration::fault_proxy::{Fault, FaultProxy};
 use davit_integration::layout::{self, CHECK, Layout};
 use davit_integration::registry::{Auth, Registry, Transport, USER, docker_config};
 use davit_integration::scenarios::write_hosts;
-use davit_integration::{
-    Client, Daemon, Server, describe, leftovers, must, peers, terminal, wait_for,
-};
+use davit_integration::{Client, Daemon, Server, describe, leftovers, must, terminal, wait_for};
 use serde_json::{Value, json};
 
 const CTR: Client = Client::Ctr21;
@@ -36,12 +34,9 @@ impl Seat {
     }
 
     fn davit(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(peers::ours("davit"));
-        command.env("DAVIT_ADDRESS", self.daemon.socket());
-        command.env("CONTAINERD_NAMESPACE", self.daemon.namespace());
+        let mut command = self.daemon.davit(words);
         let bin = format!("{}:/usr/bin:/bin", self.docker.display());
         command.env("DOCKER_CONFIG", &self.docker).env("PATH", bin);
-        command.args(words).stdin(Stdio::null());
         command
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use davit_integration::layout::{self, CHECK, Layout};
 use davit_integration::registry::Registry;
-use davit_integration::{Client, Daemon, Server, describe, image, must, peers, wait_for};
+use davit_integration::{Client, Daemon, Server, describe, image, must, wait_for};
 use davit_protocols::grpc::containerd::services::content::v1 as wire;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -37,21 +37,13 @@ impl Pair {
         Self { front, behind }
     }
 
-    fn davit(&self, words: &[&str]) -> std::process::Command {
-        let mut command = std::process::Command::new(peers::ours("davit"));
-        command.env("DAVIT_ADDRESS", self.front.socket());
-        command.env("CONTAINERD_NAMESPACE", self.front.namespace());
-        command.args(words).stdin(std::process::Stdio::null());
-        command
-    }
-
     fn ok(&self, words: &[&str]) -> String {
-        must(&mut self.davit(words))
+        must(&mut self.front.davit(words))
     }
 
     /// Fails, and says `text`.
     fn fails(&self, words: &[&str], text: &str) {
-        let mut command = self.davit(words);
+        let mut command = self.front.davit(words);
         let output = command.output().expect("davit can be started");
         let told = describe(&command, &output);
         assert!(!output.status.success(), "{told}");

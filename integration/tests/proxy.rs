@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 
 use davit_integration::daemon::{Daemon, Server};
 use davit_integration::layout::{self, CHECK, Layout};
+use davit_integration::leftovers::becomes_empty;
 use davit_integration::peers::{self, Client};
 use davit_integration::registry::Registry;
 use davit_integration::{image, must, wait_for};
@@ -93,8 +94,7 @@ fn keeps_promises(pair: &Pair) {
     // containerd would remove them with its next collection.
     if pair.behind.server() == Server::Davit {
         let directory = pair.behind.path("root/io.containerd.snapshotter.v1.overlayfs/snapshots");
-        let gone = || (fs::read_dir(&directory).ok()?.count() == 0).then_some(());
-        wait_for("its files go", 30, gone);
+        becomes_empty(&directory, 30);
     }
     // What the other side is called by: NAMESPACE/NUMBER/KEY, as by containerd.
     let keys = pair.renaming.keys();
@@ -139,7 +139,7 @@ fn images_are_pulled_into_another_daemon_and_run_there() {
     assert_eq!(list(&front, "front"), 0);
     wait_for("what was removed goes there, too", 30, || (both() == (0, 0)).then_some(()));
     let directory = behind.path("root/io.containerd.snapshotter.v1.overlayfs/snapshots");
-    wait_for("its files go", 30, || (fs::read_dir(&directory).ok()?.count() == 0).then_some(()));
+    becomes_empty(&directory, 30);
     assert_eq!(front.ctr_ok(Client::Ctr21, &["content", "ls", "-q"]), "");
 }
 
@@ -398,7 +398,7 @@ fn containers_run_on_a_snapshotter_that_somebody_else_wrote() {
     daemon.ctr_ok(Client::Ctr21, &["image", "rm", "--sync", image::NAME]);
     assert_eq!(list(&daemon).lines().count(), 1, "{}", list(&daemon));
     let directories = directory.path().join("soci/snapshotter/snapshots");
-    wait_for("the files go", 30, || (fs::read_dir(&directories).ok()?.count() == 0).then_some(()));
+    becomes_empty(&directories, 30);
     drop(soci);
     let mut gone = daemon.ctr(Client::Ctr16);
     gone.args(["snapshot", "--snapshotter", "soci", "prepare", "x"]);

@@ -6,13 +6,13 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use davit_integration::daemon::{Daemon, Server};
 use davit_integration::fault_proxy::{Fault, FaultProxy};
 use davit_integration::layout::{self, CHECK, Layout};
-use davit_integration::leftovers::mounts_below;
-use davit_integration::peers::{self, Client};
+use davit_integration::leftovers::{becomes_empty, mounts_below};
+use davit_integration::peers::Client;
 use davit_integration::registry::Registry;
 use davit_integration::{describe, image, must, wait_for};
 use tempfile::TempDir;
@@ -84,21 +84,14 @@ fn live(daemon: &mut Daemon, snapshotter: &str, directory: &Path) {
     daemon.ctr_ok(Client::Ctr16, &["container", "rm", "c2"]);
     daemon.ctr_ok(Client::Ctr21, &["image", "rm", "--sync", image::NAME]);
     assert_eq!(snapshots(daemon, snapshotter).lines().count(), 1);
-    wait_for("the directories go", 30, || {
-        (fs::read_dir(directory).ok()?.count() == 0).then_some(())
-    });
+    becomes_empty(directory, 30);
     assert!(mounts_below(directory).is_empty(), "{:?}", mounts_below(directory));
 }
 
 /// Pulls an image of several layers, with deletions and hard links, which a
 /// container finds as they should be.
 fn pulled(daemon: &Daemon, snapshotter: &str) {
-    let davit = |words: &[&str]| {
-        let mut command = Command::new(peers::ours("davit"));
-        command.env("DAVIT_ADDRESS", daemon.socket());
-        command.env("CONTAINERD_NAMESPACE", daemon.namespace());
-        must(command.args(words).stdin(Stdio::null()))
-    };
+    let davit = |words: &[&str]| must(&mut daemon.davit(words));
     let registry = Registry::start();
     let layout = Layout::of(&layout::SMALL);
     let name = layout.push(&registry, "some/image:1");
@@ -149,9 +142,7 @@ fn erofs_takes_layers_in_any_order() {
     assert_eq!(daemon.ctr_ok(Client::Ctr21, &[&run[..], CHECK].concat()), "whole\n");
     daemon.ctr_ok(Client::Ctr21, &["image", "rm", "--sync", &reference]);
     let directory = daemon.path("root/io.containerd.snapshotter.v1.erofs/snapshots");
-    wait_for("the directories go", 30, || {
-        (fs::read_dir(&directory).ok()?.count() == 0).then_some(())
-    });
+    becomes_empty(&directory, 30);
     assert!(mounts_below(&directory).is_empty(), "{:?}", mounts_below(&directory));
 }
 
@@ -196,9 +187,7 @@ fn lives_on_volatile_overlays(server: Server) {
     ctr(&daemon, &["image", "rm", "--sync", &name]);
     assert_eq!(snapshots(&daemon, "overlayfs").lines().count(), 1);
     let directory = daemon.path("root/io.containerd.snapshotter.v1.overlayfs/snapshots");
-    wait_for("the directories go", 30, || {
-        (fs::read_dir(&directory).ok()?.count() == 0).then_some(())
-    });
+    becomes_empty(&directory, 30);
     let state = daemon.path("state");
     assert!(mounts_below(&state).is_empty(), "{:?}", mounts_below(&state));
 }

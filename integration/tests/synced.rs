@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use davit_integration::layout::{self, Layout};
 use davit_integration::leftovers::names_in;
 use davit_integration::registry::Registry;
-use davit_integration::{Client, Daemon, Server, must, peers, wait_for};
+use davit_integration::{Client, Daemon, Server, must, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -180,12 +180,6 @@ fn blobs_are_named_when_their_bytes_are_on_the_disk() {
     let name = layout.push(&registry, "some/image:1");
     let archive = daemon.path("archive.tar");
     layout.archive(&archive);
-    let davit = |words: &[&str]| {
-        let mut command = Command::new(peers::ours("davit"));
-        command.env("DAVIT_ADDRESS", daemon.socket()).args(words).stdin(Stdio::null());
-        command.env("CONTAINERD_NAMESPACE", daemon.namespace());
-        must(&mut command)
-    };
     let blobs = daemon.path(BLOBS);
     let all = layout.content("amd64");
     let all: BTreeSet<_> = all.iter().map(|digest| digest.replace("sha256:", "")).collect();
@@ -194,7 +188,7 @@ fn blobs_are_named_when_their_bytes_are_on_the_disk() {
         ("an archive", vec!["import", &archive.to_string_lossy()]),
     ] {
         let tracer = Tracer::on(&daemon);
-        davit(&words);
+        must(&mut daemon.davit(&words));
         assert_eq!(named(&tracer.calls(), &blobs), all, "{what}");
         removes_all(&daemon);
     }

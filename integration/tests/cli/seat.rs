@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{Child, Command, Output, Stdio};
 
 use davit_integration::leftovers::{cgroups_with, mounts_below, shims_of};
-use davit_integration::{Client, Daemon, Server, describe, image, must, peers, wait_for};
+use davit_integration::{Client, Daemon, Server, describe, image, must, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -27,7 +27,7 @@ impl Seat {
     }
 
     pub fn davit(&self, words: &[&str]) -> Command {
-        davit_on(&self.daemon, words)
+        self.daemon.davit(words)
     }
 
     pub fn ok(&self, words: &[&str]) -> String {
@@ -100,14 +100,6 @@ impl Seat {
 fn cgroup_parents(daemon: &Daemon) -> usize {
     let all = cgroups_with(&daemon.namespace());
     all.iter().filter(|path| path.ends_with(daemon.namespace())).count()
-}
-
-pub fn davit_on(daemon: &Daemon, words: &[&str]) -> Command {
-    let mut command = Command::new(peers::ours("davit"));
-    command.env("DAVIT_ADDRESS", daemon.socket());
-    command.env("CONTAINERD_NAMESPACE", daemon.namespace());
-    command.args(words).stdin(Stdio::null());
-    command
 }
 
 pub fn with_input(mut command: Command, input: &[u8]) -> Output {

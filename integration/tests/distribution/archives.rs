@@ -21,7 +21,7 @@ fn pulled(recipe: &Recipe) -> (Seat, Registry, Layout, String) {
     (seat, registry, layout, name)
 }
 
-fn text(path: &Path) -> String {
+pub fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 

@@ -8,7 +8,7 @@ use davit_integration::{Client, Daemon, Server};
 use serde_json::{Value, json};
 
 use crate::seat::Seat;
-use crate::tiny::{CONFIG, MANIFEST, Outcome, Shelf, Tiny, archived, imported};
+use crate::tiny::{CONFIG, MANIFEST, Outcome, Shelf, Tiny, archived, imported, untold};
 
 const CTR: Client = Client::Ctr21;
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
@@ -141,15 +141,11 @@ impl Place {
     fn pulled(&self, daemon: &Daemon, flags: &[&str]) -> Vec<Outcome> {
         let one = |made: &Made| {
             let words = ["image", "pull", "--plain-http"];
-            let shelf = shelf(daemon, &format!("{}{}", made.name, flags.len()));
+            let shelf = Shelf::new(daemon, &format!("{}{}", made.name, flags.len()));
             shelf.outcome(&[&words, flags, &[&self.name(made)]].concat())
         };
         self.made.iter().map(one).collect()
     }
-}
-
-fn shelf<'a>(daemon: &'a Daemon, name: &str) -> Shelf<'a> {
-    Shelf { daemon, client: CTR, name: name.to_owned() }
 }
 
 /// Does the same with both daemons at once.
@@ -195,16 +191,16 @@ fn all_of_them_are_pushed_and_exported_as_they_were() {
         let copy = format!("copy/{}:1", made.name);
         let (from, to) = (place.name(made), place.registry.reference(&copy));
         let words = ["image", "push", "--plain-http", &to, &from];
-        assert_eq!(shelf(&daemons[1], &format!("{}1", made.name)).told(&words), "0");
+        assert_eq!(Shelf::new(&daemons[1], &format!("{}1", made.name)).told(&words), "0");
         assert_eq!(place.registry.digest(&copy), made.digest);
         let [theirs, ours] = both(&daemons, |daemon| {
             let (shelf, file) =
-                (shelf(daemon, &format!("{}1", made.name)), format!("{}.tar", made.name));
+                (Shelf::new(daemon, &format!("{}1", made.name)), format!("{}.tar", made.name));
             shelf.exported(&["--all-platforms"], &from, &file)
         });
         assert_eq!(archived(&theirs), archived(&ours), "{}: containerd, davitd", made.name);
         let again = format!("{}-again", made.name);
-        let read = imported(daemons.each_ref().map(|daemon| shelf(daemon, &again)), &[&ours]);
+        let read = imported(daemons.each_ref().map(|daemon| Shelf::new(daemon, &again)), &[&ours]);
         assert!(read.images.contains(&made.digest), "{read:#?}");
         assert_eq!(read.content, made.all, "{}", made.name);
     }
@@ -238,8 +234,7 @@ fn davit_takes_them_all() {
 #[test]
 fn davit_finds_an_image_behind_an_artifact() {
     let (tiny, registry, seat) = (Tiny::new(), Registry::start(), Seat::new());
-    let mut image = tiny.image(&json!({"os": "linux", "architecture": "amd64"}), "behind");
-    image.as_object_mut().expect("an entry of an index").remove("platform");
+    let image = untold(tiny.image(&json!({"os": "linux", "architecture": "amd64"}), "behind"));
     let layout = tiny.finish(tiny.index(&[text(&tiny), image]), "behind");
     let name = layout.push(&registry, "behind:1");
     seat.ok(&["pull", &name]);

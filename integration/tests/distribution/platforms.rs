@@ -2,15 +2,15 @@
 //! those that come to containerd, for every client of ours.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::thread;
 
 use davit_integration::registry::Registry;
 use davit_integration::{Client, Daemon, Server, must};
 use serde_json::{Value, json};
 
+use crate::archives::text;
 use crate::seat::Seat;
-use crate::tiny::{Outcome, Shelf, Tiny, archived, digest, imported};
+use crate::tiny::{Outcome, Shelf, Tiny, archived, digest, imported, untold};
 
 /// Each platform once.
 const MANY: &[&str] = &[
@@ -120,8 +120,7 @@ impl Place {
     /// The same by `davit`.
     fn pulled_by_davit(&self, seat: &Seat, cases: &[Case]) -> Vec<Outcome> {
         let one = |(number, (index, asked, _)): (usize, &Case)| {
-            let name = format!("case-{number}");
-            let shelf = Shelf { daemon: &seat.daemon, client: Client::Ctr21, name };
+            let shelf = Shelf::new(&seat.daemon, &format!("case-{number}"));
             let (flags, image) = (flags(asked), self.name(index));
             let mut command = seat.davit(&[&["pull"], &flags[..], &[&image]].concat());
             let output = command.env("CONTAINERD_NAMESPACE", &shelf.name).output();
@@ -208,7 +207,7 @@ fn older_clients_choose_the_same() {
 fn what_is_no_platform_is_refused_in_containerds_words() {
     let place = Place::new();
     let (theirs, seat) = (Daemon::start(Server::Containerd21), Seat::new());
-    let shelf = Shelf { daemon: &theirs, client: Client::Ctr21, name: "malformed".into() };
+    let shelf = Shelf::new(&theirs, "malformed");
     for platform in MALFORMED {
         let name = place.name("many");
         let told = shelf.told(&["image", "pull", "--platform", platform, &name]);
@@ -227,7 +226,7 @@ fn archives_hold_what_containerds_hold() {
     let name = place.name("many");
     for daemon in &daemons {
         let words = ["image", "pull", "--plain-http", "--all-platforms", &name];
-        assert_eq!(shelf(daemon, "from").told(&words), "0");
+        assert_eq!(Shelf::new(daemon, "from").told(&words), "0");
     }
     let (v3, windows) = ("linux/amd64/v3", ["windows/amd64/10.0.17763.1", MANY[9]]);
     let cases: [(&[&str], &[&str]); 4] = [
@@ -240,11 +239,12 @@ fn archives_hold_what_containerds_hold() {
         let to = format!("{number}.tar");
         let [theirs, ours] = daemons
             .each_ref()
-            .map(|daemon| shelf(daemon, "from").exported(&flags(asked), &name, &to));
+            .map(|daemon| Shelf::new(daemon, "from").exported(&flags(asked), &name, &to));
         assert_eq!(archived(&theirs), archived(&ours), "{asked:?}: containerd, davitd");
         // Of several platforms, containerd loses some.
         if asked.len() < 2 {
-            let places = daemons.each_ref().map(|daemon| shelf(daemon, &format!("to-{number}")));
+            let places =
+                daemons.each_ref().map(|daemon| Shelf::new(daemon, &format!("to-{number}")));
             let read = imported(places, &[&flags(asked)[..], &[&ours]].concat());
             assert_eq!(place.held(&read.content), held, "{asked:?}");
         }
@@ -252,7 +252,7 @@ fn archives_hold_what_containerds_hold() {
     let [theirs, ours] = daemons.each_ref().map(|daemon| {
         let file = text(&daemon.path("none.tar"));
         let words = ["image", "export", "--platform", "linux/riscv64", &file, &name];
-        shelf(daemon, "from").told(&words)
+        Shelf::new(daemon, "from").told(&words)
     });
     assert!(theirs.contains("no manifest found for platform"), "{theirs}");
     assert_eq!(theirs, ours);
@@ -277,7 +277,7 @@ fn an_archive_may_be_for_other_machines() {
         layout.archive(&file);
         for (number, flags) in all_flags.iter().enumerate() {
             let name = format!("{kind}-{number}");
-            let places = daemons.each_ref().map(|daemon| shelf(daemon, &name));
+            let places = daemons.each_ref().map(|daemon| Shelf::new(daemon, &name));
             let read = imported(places, &[*flags, &[&text(&file)]].concat());
             assert!(read.images.contains("linux/arm64"), "{kind} {flags:?}: {read:#?}");
             assert_eq!(read.content, layout.all(), "{kind} {flags:?}");
@@ -290,18 +290,4 @@ type Make = fn(&Tiny) -> Value;
 
 fn alone(tiny: &Tiny) -> Value {
     tiny.image(&described("linux/arm64"), "alone")
-}
-
-/// An entry that does not say what it is for.
-fn untold(mut entry: Value) -> Value {
-    entry.as_object_mut().expect("an object").remove("platform");
-    entry
-}
-
-fn shelf<'a>(daemon: &'a Daemon, name: &str) -> Shelf<'a> {
-    Shelf { daemon, client: Client::Ctr21, name: name.to_owned() }
-}
-
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use davit_integration::layout::CHECK;
 use davit_integration::registry::docker_config;
-use davit_integration::{Daemon, Server, describe, must, peers};
+use davit_integration::{Daemon, Server, describe, must};
 
 pub struct Seat {
     pub daemon: Daemon,
@@ -31,10 +31,8 @@ impl Seat {
     }
 
     pub fn davit(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(peers::ours("davit"));
-        command.env("DAVIT_ADDRESS", self.daemon.socket());
-        command.env("CONTAINERD_NAMESPACE", self.daemon.namespace());
-        command.env("DOCKER_CONFIG", &self.docker).args(words).stdin(Stdio::null());
+        let mut command = self.daemon.davit(words);
+        command.env("DOCKER_CONFIG", &self.docker);
         command
     }
 

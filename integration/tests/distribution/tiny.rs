@@ -6,8 +6,9 @@ use std::process::Command;
 
 use davit_integration::layout::Layout;
 use davit_integration::{Client, Daemon, Server, image, must};
+use davit_types::{Algorithm, Digest};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -29,7 +30,7 @@ impl Tiny {
 
     /// Keeps a blob; its descriptor.
     pub fn put(&self, media_type: &str, bytes: &[u8]) -> Value {
-        let digest = digest_of(bytes);
+        let digest = Digest::of_sum(Algorithm::Sha256, &Sha256::digest(bytes)).to_string();
         let file = self.0.path().join("blobs").join(digest.replace(':', "/"));
         fs::write(file, bytes).expect("the directory is writable");
         json!({"mediaType": media_type, "digest": digest, "size": bytes.len()})
@@ -82,6 +83,12 @@ pub fn digest(descriptor: &Value) -> String {
     descriptor["digest"].as_str().expect("a descriptor has a digest").to_owned()
 }
 
+/// An entry of an index that does not say what it is for.
+pub fn untold(mut entry: Value) -> Value {
+    entry.as_object_mut().expect("an object").remove("platform");
+    entry
+}
+
 /// A daemon's namespace, in which a client begins with nothing.
 pub struct Shelf<'a> {
     pub daemon: &'a Daemon,
@@ -106,7 +113,12 @@ impl Outcome {
     }
 }
 
-impl Shelf<'_> {
+impl<'a> Shelf<'a> {
+    /// One for `ctr` 2.1.
+    pub fn new(daemon: &'a Daemon, name: &str) -> Self {
+        Self { daemon, client: Client::Ctr21, name: name.to_owned() }
+    }
+
     /// `ctr` there.
     pub fn ctr(&self, words: &[&str]) -> Command {
         let mut command = self.daemon.ctr(self.client);
@@ -172,11 +184,6 @@ pub fn archived(file: &str) -> (Vec<String>, Value) {
     names.sort();
     let index = must(Command::new("tar").args(["-xOf", file, "index.json"]));
     (names, serde_json::from_str(&index).expect("JSON"))
-}
-
-fn digest_of(bytes: &[u8]) -> String {
-    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
 }
 
 /// Imports an archive in both places, which must end in the same images; what

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use davit_integration::layout::Layout;
-use davit_integration::leftovers::names_in;
+use davit_integration::leftovers::becomes_empty;
 use davit_integration::registry::Registry;
-use davit_integration::{Client, Daemon, Server, must, peers, wait_for};
+use davit_integration::{Client, Daemon, Server, must, peers};
 use serde_json::json;
 
 use crate::memory::{field, peak_rss, reset_peak};
@@ -240,7 +240,7 @@ impl Puller {
             "snapshots are left"
         );
         let directory = self.daemon.path("root/io.containerd.snapshotter.v1.overlayfs/snapshots");
-        wait_for("the files are gone", 120, || names_in(&directory).is_empty().then_some(()));
+        becomes_empty(&directory, 120);
     }
 }
 
