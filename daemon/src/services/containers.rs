@@ -15,7 +15,7 @@ use futures::stream::{self, Stream, StreamExt};
 use tonic::{Request, Response, Status};
 use wire::containers_server::Containers as Service;
 
-use super::{blocking, namespace, publish};
+use super::{blocking, brief, namespace, publish};
 
 /// Serves containers' records from the index.
 #[derive(Clone)]
@@ -46,8 +46,7 @@ impl Service for Containers {
     ) -> Result<Response<wire::GetContainerResponse>, Status> {
         let namespace = namespace(&request)?;
         let id = request.into_inner().id;
-        let index = Arc::clone(&self.index);
-        let found = blocking(move || index.containers().get(&namespace, &id)).await?;
+        let found = brief(|| self.index.containers().get(&namespace, &id))?;
         Ok(Response::new(wire::GetContainerResponse { container: Some(to_wire(found)) }))
     }
 

@@ -12,12 +12,13 @@ use davit_protocols::grpc::containerd::events as wire_events;
 use davit_protocols::grpc::containerd::services::content::v1 as wire;
 use davit_protocols::topics;
 use davit_types::{Digest, Namespace};
+use futures::stream::{self, Stream, StreamExt};
 use tokio::sync::mpsc;
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use wire::content_server::Content as Service;
 
-use super::{blocking, lease, looking, namespace, publish, status};
+use super::{answering, blocking, brief, lease, looking, namespace, publish, status};
 
 mod write;
 
@@ -47,8 +48,7 @@ impl Service for Content {
     ) -> Result<Response<wire::InfoResponse>, Status> {
         let digest = validated(&request.get_ref().digest)?;
         let namespace = namespace(&request)?;
-        let content = Arc::clone(&self.content);
-        let info = blocking(move || content.info(&namespace, &digest)).await?;
+        let info = brief(|| self.content.info(&namespace, &digest))?;
         Ok(Response::new(wire::InfoResponse { info: Some(info_to_wire(info)) }))
     }
 
@@ -111,11 +111,17 @@ impl Service for Content {
         let namespace = namespace(&request)?;
         let wire::ReadContentRequest { offset, size, .. } = request.into_inner();
         let content = Arc::clone(&self.content);
-        let reader = blocking(move || content.reader(&namespace, &digest)).await?;
-        let range = range(offset, size, reader.size())?;
+        let (first, rest) = answering(move || {
+            let reader = content.reader(&namespace, &digest).map_err(status)?;
+            let range = range(offset, size, reader.size())?;
+            Ok(Unsent { reader, position: range.start, range }.next())
+        })
+        .await?;
+        let Some(rest) = rest else { return Ok(Response::new(Box::pin(stream::iter(first)))) };
         let (sender, messages) = mpsc::channel(MESSAGES_WAITING);
-        tokio::spawn(send(reader, range, sender));
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        tokio::spawn(send(rest, sender));
+        let first = stream::iter(first);
+        Ok(Response::new(Box::pin(first.chain(ReceiverStream::new(messages)))))
     }
 
     async fn status(
@@ -249,39 +255,50 @@ fn range(offset: i64, size: i64, actual: u64) -> Result<std::ops::Range<u64>, St
     Ok(offset..offset + size.min(rest))
 }
 
-/// Sends the bytes until they end or nobody wants them. The offsets count
-/// from the start of the answer, as containerd's do.
-async fn send(
+/// What a read has not sent yet.
+struct Unsent {
     reader: Reader,
     range: std::ops::Range<u64>,
-    messages: mpsc::Sender<Result<wire::ReadContentResponse, Status>>,
-) {
-    let reader = Arc::new(reader);
-    let mut position = range.start;
-    while position < range.end {
-        let wanted = usize::try_from(range.end - position).unwrap_or(usize::MAX).min(READ_BLOCK);
-        let block = Arc::clone(&reader);
-        let read = tokio::task::spawn_blocking(move || {
-            let mut data = vec![0; wanted];
-            block.read_at(&mut data, position).map(|count| {
-                data.truncate(count);
-                data
-            })
-        });
-        let message = match read.await {
-            Ok(Ok(data)) if data.is_empty() => return,
-            Ok(Ok(data)) => {
-                let offset = signed(position - range.start);
-                position += data.len() as u64;
-                Ok(wire::ReadContentResponse { offset, data: data.into() })
-            }
-            Ok(Err(error)) => Err(unread(&error)),
-            Err(error) => Err(Status::internal(error.to_string())),
+    position: u64,
+}
+
+type ReadMessage = Result<wire::ReadContentResponse, Status>;
+
+impl Unsent {
+    /// Reads the next message, none where the bytes end, and what comes after
+    /// it. Blocks. The offsets count from the start of the answer, as
+    /// containerd's do.
+    fn next(mut self) -> (Option<ReadMessage>, Option<Self>) {
+        let Self { reader, range, position } = &mut self;
+        let wanted = usize::try_from(range.end - *position).unwrap_or(usize::MAX).min(READ_BLOCK);
+        let mut data = vec![0; wanted];
+        let count = match reader.read_at(&mut data, *position) {
+            Ok(0) => return (None, None),
+            Ok(count) => count,
+            Err(error) => return (Some(Err(unread(&error))), None),
         };
-        let failed = message.is_err();
-        if messages.send(message).await.is_err() || failed {
+        data.truncate(count);
+        let offset = signed(*position - range.start);
+        *position += count as u64;
+        let is_last = *position >= range.end;
+        let message = wire::ReadContentResponse { offset, data: data.into() };
+        (Some(Ok(message)), (!is_last).then_some(self))
+    }
+}
+
+/// Sends the bytes until they end or nobody wants them.
+async fn send(unsent: Unsent, messages: mpsc::Sender<ReadMessage>) {
+    let mut unsent = Some(unsent);
+    while let Some(blocks) = unsent {
+        let (next, rest) = match answering(move || Ok(blocks.next())).await {
+            Ok(step) => step,
+            Err(failure) => (Some(Err(failure)), None),
+        };
+        let Some(next) = next else { return };
+        if messages.send(next).await.is_err() {
             return;
         }
+        unsent = rest;
     }
 }
 

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use wire::images_server::Images as Service;
 
 use super::maintenance::collect_now;
-use super::{blocking, lease, looking, namespace, publish, status};
+use super::{blocking, brief, lease, looking, namespace, publish, status};
 
 /// Serves images from the index.
 #[derive(Clone)]
@@ -34,8 +34,7 @@ impl Service for Images {
     ) -> Result<Response<wire::GetImageResponse>, Status> {
         let namespace = namespace(&request)?;
         let name = request.into_inner().name;
-        let index = Arc::clone(&self.index);
-        let image = blocking(move || index.images().get(&namespace, &name)).await?;
+        let image = brief(|| self.index.images().get(&namespace, &name))?;
         Ok(Response::new(wire::GetImageResponse { image: Some(to_wire(image)) }))
     }
 

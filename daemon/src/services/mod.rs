@@ -92,13 +92,35 @@ where
     E: Kind + Send + 'static,
     F: FnOnce() -> Result<T, E> + Send + 'static,
 {
+    answering(move || work().map_err(status)).await
+}
+
+/// As [`blocking`], for code that finds the words for its failures itself.
+///
+/// # Errors
+/// As with [`blocking`].
+pub async fn answering<T, F>(work: F) -> Result<T, Status>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, Status> + Send + 'static,
+{
     match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map_err(status),
+        Ok(result) => result,
         Err(failure) => {
             log::error!(failure:%; "a request's blocking part did not finish");
             Err(Status::internal("the request failed inside the daemon: internal"))
         }
     }
+}
+
+/// Runs a look at one thing in the index where it is called: to hand it over
+/// to another thread and wake that one takes longer than the look, which
+/// reads a page or two that are in memory, and waits for nobody who writes.
+///
+/// # Errors
+/// As with [`blocking`].
+pub fn brief<T, E: Kind>(look: impl FnOnce() -> Result<T, E>) -> Result<T, Status> {
+    look().map_err(status)
 }
 
 /// As [`blocking`], for what looks at so much that others would wait if many

@@ -14,7 +14,7 @@ use davit_types::{Any, Labels, Namespace};
 use tonic::{Request, Response, Status};
 use wire::namespaces_server::Namespaces as Service;
 
-use super::{blocking, publish, status};
+use super::{blocking, brief, publish, status};
 
 /// Serves namespaces from the index.
 #[derive(Clone)]
@@ -53,10 +53,7 @@ impl Service for Namespaces {
         let name = request.into_inner().name;
         // containerd answers for names that cannot exist, too.
         let labels = match Namespace::new(name.as_str()) {
-            Ok(namespace) => {
-                let index = Arc::clone(&self.index);
-                blocking(move || index.namespaces().labels(&namespace)).await?
-            }
+            Ok(namespace) => brief(|| self.index.namespaces().labels(&namespace))?,
             Err(_) => Labels::new(),
         };
         let namespace = Some(wire::Namespace { name, labels });

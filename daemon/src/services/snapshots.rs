@@ -18,7 +18,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 use wire::snapshots_server::Snapshots as Service;
 
-use super::{blocking, lease, namespace, publish, status};
+use super::{blocking, brief, lease, namespace, publish, status};
 use crate::proxy::{self, Creation};
 
 /// How many snapshots one message of a list tells of, as with containerd.
@@ -200,7 +200,7 @@ impl Service for Snapshots {
         let namespace = namespace(&request)?;
         let key = request.into_inner().key;
         let info = match place {
-            Place::Here(here) => blocking(move || here.stat(&namespace, &key)).await?,
+            Place::Here(here) => brief(|| here.stat(&namespace, &key))?,
             Place::Elsewhere(proxy) => proxy.stat(&namespace, &key).await.map_err(status)?,
         };
         Ok(Response::new(wire::StatSnapshotResponse { info: Some(info_to_wire(info)) }))

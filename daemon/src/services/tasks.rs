@@ -23,7 +23,7 @@ use davit_types::filter::{Adaptor, Filter};
 use davit_types::{ContainerId, ErrorKind, ExecId, Kind as _, Namespace};
 use tonic::{Request, Response, Status};
 
-use super::{blocking, lease, namespace, status};
+use super::{blocking, brief, lease, namespace, status};
 use wire::{deadline, exec_id, process, stamp};
 
 /// How long one task's statistics may take; the others do not wait longer.
@@ -92,9 +92,8 @@ impl From<Error> for Failure {
 }
 
 impl Tasks {
-    async fn container(&self, namespace: &Namespace, name: &str) -> Result<Container, Status> {
-        let (index, namespace, name) = (self.index.clone(), namespace.clone(), name.to_owned());
-        blocking(move || index.containers().get(&namespace, &name)).await
+    fn container(&self, namespace: &Namespace, name: &str) -> Result<Container, Status> {
+        brief(|| self.index.containers().get(namespace, name))
     }
 
     /// What the caller reads: no container, or a container without a task, or
@@ -102,7 +101,7 @@ impl Tasks {
     async fn refusal(&self, target: &Target, failure: impl Into<Failure>) -> Status {
         match failure.into() {
             Failure::Task(error) => status(error),
-            Failure::Missing => match self.container(&target.namespace, &target.name).await {
+            Failure::Missing => match self.container(&target.namespace, &target.name) {
                 Err(refusal) => refusal,
                 Ok(_) => Status::not_found(format!("task {} not found", target.name)),
             },
@@ -115,7 +114,7 @@ impl Tasks {
         target: &Target,
         request: api::CreateTaskRequest,
     ) -> Result<CreateOptions, Status> {
-        let container = self.container(&target.namespace, &target.name).await?;
+        let container = self.container(&target.namespace, &target.name)?;
         let named = wire::TaskOptions::of(request.options.as_ref());
         let checkpoint = match request.checkpoint {
             _ if !named.criu_image_path.is_empty() => Checkpoint::Path(named.criu_image_path),
@@ -321,7 +320,7 @@ impl api::tasks_server::Tasks for Tasks {
             call!(self, target, checkpoint(path.as_ref(), options));
             return Ok(Response::new(api::CheckpointTaskResponse::default()));
         }
-        let container = self.container(&target.namespace, &target.name).await?;
+        let container = self.container(&target.namespace, &target.name)?;
         let scratch = self.scratch(&target.namespace).await?;
         call!(self, target, checkpoint(scratch.path(), options));
         let descriptors = self.pack(target.namespace, scratch, container.spec, lease).await?;
