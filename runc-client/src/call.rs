@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::io::{self, PipeWriter};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::process::{Command, ExitStatus};
 use std::task::{Context, Poll};
@@ -353,14 +353,4 @@ impl Output {
             }
         }
     }
-}
-
-/// Finds `binary` as a shell would; itself if it is not there.
-pub(crate) fn find_binary(binary: &Path) -> PathBuf {
-    if binary.components().count() > 1 {
-        return binary.to_owned();
-    }
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let mut candidates = std::env::split_paths(&paths).map(|dir| dir.join(binary));
-    candidates.find(|candidate| candidate.is_file()).unwrap_or_else(|| binary.to_owned())
 }

@@ -67,6 +67,7 @@ mod log;
 mod options;
 mod query;
 mod runc;
+mod sealed;
 mod spawn;
 mod stats;
 mod types;
@@ -81,6 +82,7 @@ pub use crate::options::{
 };
 pub use crate::query::Events;
 pub use crate::runc::{DeathSignal, LogFormat, Rootless, Runc};
+pub use crate::sealed::{Original, SealedCopy};
 pub use crate::spawn::{Child, Spawner, TokioSpawner};
 pub use crate::stats::{
     Blkio, BlkioEntry, Cpu, CpuUsage, Event, HugeTlb, Memory, MemoryEntry, NetworkInterface, Pids,

@@ -1,13 +1,14 @@
 //! The client's settings, and the command lines that follow from them.
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::args::Args;
-use crate::call::find_binary;
+use crate::sealed::{SealedCopy, find_binary};
 use crate::spawn::{Spawner, TokioSpawner};
 
 /// Variables by which a service's supervisor talks to the service. A runtime
@@ -80,6 +81,7 @@ pub struct Runc {
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) parent_death_signal: Option<DeathSignal>,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) sealed_copy: Option<Arc<SealedCopy>>,
     pub(crate) spawner: Arc<dyn Spawner>,
 }
 
@@ -101,6 +103,7 @@ impl Runc {
             env: Vec::new(),
             parent_death_signal: None,
             timeout: None,
+            sealed_copy: None,
             spawner: Arc::new(TokioSpawner),
         }
     }
@@ -201,6 +204,14 @@ impl Runc {
         self
     }
 
+    /// Runs `copy` in place of the binary, as long as that is what was copied.
+    /// Not where the command is run through `setpriv`, or found by another `PATH`.
+    #[must_use]
+    pub fn sealed_copy(mut self, copy: Arc<SealedCopy>) -> Self {
+        self.sealed_copy = Some(copy);
+        self
+    }
+
     /// Starts processes with `spawner` in place of [`TokioSpawner`].
     #[must_use]
     pub fn spawner(mut self, spawner: Arc<dyn Spawner>) -> Self {
@@ -218,7 +229,7 @@ impl Runc {
     /// The command up to the operation: program, environment, global arguments.
     pub(crate) fn command(&self, log: Option<&Path>) -> Command {
         let mut command = match self.parent_death_signal {
-            None => Command::new(&self.binary),
+            None => self.program(),
             Some(signal) => {
                 let name = match signal {
                     DeathSignal::Kill => "KILL",
@@ -239,6 +250,17 @@ impl Runc {
         if let Some(dir) = &self.working_dir {
             command.current_dir(dir);
         }
+        command
+    }
+
+    fn program(&self) -> Command {
+        let is_name = self.binary.components().count() == 1;
+        let is_elsewhere = is_name && self.env.iter().any(|(name, _)| name == "PATH");
+        let copy = self.sealed_copy.as_ref();
+        let copy = copy.filter(|copy| !is_elsewhere && copy.is_of(&self.binary));
+        let Some(copy) = copy else { return Command::new(&self.binary) };
+        let mut command = Command::new(copy.path());
+        command.arg0(&self.binary);
         command
     }
 
@@ -307,6 +329,23 @@ mod tests {
             "the caller's own word"
         );
         assert_eq!(command.get_current_dir(), Some(Path::new("/")));
+    }
+
+    #[test]
+    fn a_sealed_copy_is_run_while_it_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("crun");
+        std::fs::write(&path, b"\x7fELF").unwrap();
+        let copy = Arc::new(SealedCopy::of(&path, 4).unwrap().unwrap());
+        let program = |runc: &Runc| words(&runc.command(None));
+        let runc = Runc::new(&path).sealed_copy(Arc::clone(&copy));
+        assert!(program(&runc).starts_with("/proc/self/fd/"), "{}", program(&runc));
+        let other = Runc::new("/bin/true").sealed_copy(Arc::clone(&copy));
+        assert!(program(&other).starts_with("/bin/true "));
+        let elsewhere = Runc::new("crun").env("PATH", dir.path()).sealed_copy(copy);
+        assert!(program(&elsewhere).starts_with("crun "));
+        std::fs::write(&path, b"\x7fELF, another").unwrap();
+        assert!(program(&runc).starts_with(&format!("{} ", path.display())));
     }
 
     #[test]

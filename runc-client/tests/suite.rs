@@ -34,6 +34,7 @@ macro_rules! all_tests {
                 from_create_to_delete, a_created_container_can_be_deleted, run_returns_the_exit_code,
                 run_detached, exec_returns_the_exit_code, exec_detached_writes_its_pid,
                 pause_and_resume, update_changes_limits, checkpoint_and_restore,
+                a_sealed_copy_is_run_in_place,
             }
             streams::{
                 streams_are_the_callers, a_terminal_arrives, exec_has_a_terminal,

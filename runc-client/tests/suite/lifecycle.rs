@@ -1,10 +1,14 @@
 //! Operations that change a container.
 
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
 
 use runc_client::{
-    CheckpointOptions, CreateOptions, ErrorKind, ExecOptions, RestoreOptions, RunOptions, Status,
-    read_pid_file,
+    CheckpointOptions, CreateOptions, ErrorKind, ExecOptions, RestoreOptions, RunOptions,
+    SealedCopy, Status, read_pid_file,
 };
 use serde_json::json;
 
@@ -42,6 +46,29 @@ pub async fn a_created_container_can_be_deleted(bed: &Bed) {
     assert_eq!(bed.runc.state(&id).await.unwrap_err().kind(), ErrorKind::NotFound);
     until("its process is gone", || matches!(process_state(pid), None | Some('Z'))).await;
     bed.runc.delete(&id, true).await.unwrap();
+}
+
+pub async fn a_sealed_copy_is_run_in_place(bed: &Bed) {
+    if bed.is("runsc") {
+        return; // It makes no copies of itself.
+    }
+    let copy = SealedCopy::of(bed.runc.binary(), u64::MAX).unwrap().unwrap();
+    let inode = |file: &Path| fs::metadata(file).unwrap().ino();
+    let ours = copy.as_fd().as_raw_fd();
+    let ours = inode(format!("/proc/self/fd/{ours}").as_ref());
+    let runc = bed.runc.clone().sealed_copy(Arc::new(copy));
+    let id = bed.id();
+    let bundle = bed.bundle(&id, &["sleep", "1000"]);
+    runc.create(&id, &bundle, Default::default()).await.unwrap();
+    let pid = runc.state(&id).await.unwrap().pid;
+    assert_eq!(inode(format!("/proc/{pid}/exe").as_ref()), ours, "the copy waits for the start");
+    runc.start(&id).await.unwrap();
+    let process = process_json(&["sh", "-c", "exit 5"]);
+    assert_eq!(runc.exec(&id, &process, ExecOptions::default()).await.unwrap(), 5);
+    runc.kill(&id, 9, true).await.unwrap();
+    bed.until(&id, Status::Stopped).await;
+    runc.delete(&id, false).await.unwrap();
+    assert_eq!(runc.state(&id).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 pub async fn run_returns_the_exit_code(bed: &Bed) {
