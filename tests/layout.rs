@@ -22,7 +22,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "davit-distribution",
         &["davit-types", "davit-sys", "davit-content", "davit-snapshots", "davit-diff"],
     ),
-    ("davit-runtime", &["davit-types", "davit-sys", "davit-protocols", "davit-events"]),
+    (
+        "davit-runtime",
+        &["davit-types", "davit-sys", "davit-protocols", "davit-events", "runc-client"],
+    ),
     ("davit-client", &["davit-types", "davit-protocols", "davit-diff", "davit-distribution"]),
     (
         "davit-daemon",

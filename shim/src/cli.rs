@@ -38,6 +38,9 @@ pub struct Invocation {
     pub bundle: PathBuf,
     /// `-socket`: where to serve, instead of on an inherited listener.
     pub socket: String,
+    /// `-sealed-runtime`: standard output is a copy of the runtime, and of what;
+    /// between `start` and the serving process.
+    pub sealed_runtime: String,
     /// `-debug`: log more.
     pub debug: bool,
 }
@@ -114,6 +117,7 @@ struct Flags {
     publish_binary: String,
     bundle: String,
     socket: String,
+    sealed_runtime: String,
     debug: bool,
     version: bool,
     info: bool,
@@ -144,6 +148,7 @@ impl Flags {
             "publish-binary" => &mut self.publish_binary,
             "bundle" => &mut self.bundle,
             "socket" => &mut self.socket,
+            "sealed-runtime" => &mut self.sealed_runtime,
             "debug-socket" => &mut self.ignored,
             _ => return Err(UsageError::Unknown(name.to_owned())),
         };
@@ -178,6 +183,7 @@ impl Flags {
             publish_binary: self.publish_binary,
             bundle: self.bundle.into(),
             socket: self.socket,
+            sealed_runtime: self.sealed_runtime,
             debug: self.debug,
         })
     }

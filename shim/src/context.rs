@@ -1,8 +1,10 @@
 //! What a shim is given when it starts to serve.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use davit_types::Namespace;
+use runc_client::SealedCopy;
 use tokio::sync::watch;
 
 use crate::{Publisher, Reaper};
@@ -25,6 +27,8 @@ pub struct Context {
     pub ttrpc_address: String,
     /// The way of events to the daemon.
     pub publisher: Publisher,
+    /// A copy of the runtime's binary, for running in place of that.
+    pub sealed_runtime: Option<Arc<SealedCopy>>,
     /// The one place where children are reaped.
     pub reaper: Reaper,
     /// Ends the process.

@@ -41,6 +41,7 @@ pub mod logging;
 mod publisher;
 mod queue;
 mod reaper;
+mod sealed;
 mod serve;
 mod shim;
 pub mod socket;

@@ -20,7 +20,7 @@ use crate::cli::Invocation;
 use crate::context::ShutdownHandle;
 use crate::dispatch::{After, dispatch};
 use crate::publisher::Destination;
-use crate::{Context, Failure, Publisher, Reaper, Shim, logging, socket};
+use crate::{Context, Failure, Publisher, Reaper, Shim, logging, sealed, socket};
 
 /// How long calls that still run get when the shim ends.
 pub const CALLS_GRACE: Duration = Duration::from_millis(500);
@@ -150,6 +150,7 @@ fn context(invocation: &Invocation, bundle: PathBuf) -> Result<Context, Failure>
         debug: invocation.debug,
         grpc_address: invocation.address.clone(),
         ttrpc_address,
+        sealed_runtime: sealed::inherited(invocation),
         reaper,
         shutdown: ShutdownHandle::new(),
     })

@@ -19,7 +19,7 @@ use protobuf::well_known_types::timestamp::Timestamp;
 
 use crate::bootstrap::{self, Annotations, StartRequest};
 use crate::cli::{self, Action, Invocation};
-use crate::{Failure, Reaper, Shim, logging, serve, socket};
+use crate::{Failure, Reaper, Shim, logging, sealed, serve, socket};
 
 /// The file in the bundle that holds the shim's address, for daemons that
 /// find their shims again.
@@ -194,13 +194,21 @@ fn spawn_server(
     for variable in DAEMON_VARIABLES {
         command.env_remove(variable);
     }
+    let stdout = match sealed::offered() {
+        None => Stdio::null(),
+        Some(sealed::Offer { file, original }) => {
+            command.args(["-sealed-runtime", &original]);
+            file.into()
+        }
+    };
+    command.env_remove(sealed::VARIABLE);
     // A pipe of the caller's that stayed open in a process that stays would
     // never end.
     davit_sys::process::close_on_exec_from(3);
     command
         .current_dir(bundle)
         .stdin(Stdio::from(listener))
-        .stdout(Stdio::null())
+        .stdout(stdout)
         .stderr(Stdio::null())
         .spawn()
         .map_err(|e| Failure::io("start the serving process", &e))

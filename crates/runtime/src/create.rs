@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use davit_types::{ContainerId, ErrorKind, Kind as _, Namespace};
+use runc_client::SealedCopy;
 use tokio::sync::oneshot;
 
 use crate::bootstrap::Endpoint;
@@ -26,6 +27,8 @@ const CHECKPOINT: &str = "restored-from";
 struct Made {
     /// The binary, once it was run.
     program: Option<PathBuf>,
+    /// What the shim is to run in place of the runtime's binary.
+    runtime: Option<Arc<SealedCopy>>,
     /// The shim, once there is a connection.
     shim: Option<Arc<Shim>>,
     /// Whether the shim was asked for the container.
@@ -76,8 +79,8 @@ impl Tasks {
         if self.contains(&order.namespace, &order.id) {
             return Err(Error::AlreadyExists(order.id));
         }
-        self.make_bundle(&order).await?;
-        let mut made = Made::default();
+        let runtime = self.make_bundle(&order).await?;
+        let mut made = Made { runtime, ..Made::default() };
         let result = tokio::select! {
             result = order.deadline.limit(self.make(&order, &mut made)) => result,
             _ = &mut gone => Err(Error::Canceled),
@@ -102,12 +105,14 @@ impl Tasks {
     }
 
     /// Makes the bundle, once what an earlier task left in its place is gone.
-    async fn make_bundle(&self, order: &Order) -> Result<(), Error> {
+    /// Answers with a copy of the runtime, if there is one.
+    async fn make_bundle(&self, order: &Order) -> Result<Option<Arc<SealedCopy>>, Error> {
         if order.bundle.path.exists() {
             self.clear_leftover(&order.namespace, &order.id, &order.bundle).await?;
         }
         let (bundle, spec) = (order.bundle.clone(), order.options.spec.clone());
         let options = order.options.for_shim().cloned();
+        let tasks = self.clone();
         blocking(move || {
             davit_sys::cgroup::hasten_moves();
             bundle.create(spec.as_ref())?;
@@ -116,7 +121,8 @@ impl Tasks {
                     log::warn!(path:? = bundle.path, error:% = error.full_message();
                         "cannot remove what was made");
                 }
-            })
+            })?;
+            Ok(tasks.copy_of_runtime(options.as_ref()))
         })
         .await
     }
@@ -171,7 +177,9 @@ impl Tasks {
         errands.save()?;
         let log = ShimLog::open(&order.bundle.path, &order.namespace, &order.id)?;
         made.program = Some(program.clone());
-        let endpoint = errands.start(order.options.for_shim(), order.deadline).await?;
+        let endpoint = errands
+            .start(order.options.for_shim(), made.runtime.as_deref(), order.deadline)
+            .await?;
         endpoint.save(&order.bundle)?;
         let limit = order.deadline.at_most(self.config().limits.shim_load);
         let connection = Connection::open(&endpoint, &order.namespace, limit).await?;

@@ -8,12 +8,13 @@ use davit_protocols::convert::ttrpc::any;
 use davit_protocols::ttrpc::task::DeleteResponse;
 use davit_types::{Any, ContainerId, Kind as _, Namespace};
 use protobuf::Message as _;
+use runc_client::SealedCopy;
 use tokio::process::Command;
 
 use crate::bootstrap::Endpoint;
 use crate::bundle::Bundle;
 use crate::command::{self, Output};
-use crate::{Config, Deadline, Error, Exit, client, runtime_root};
+use crate::{Config, Deadline, Error, Exit, client, runtime_root, sealed};
 
 /// The file in a bundle that names the binary.
 const FILE: &str = "shim-binary-path";
@@ -45,10 +46,12 @@ impl Errands<'_> {
         self.bundle.write(FILE, self.program.as_os_str().as_encoded_bytes())
     }
 
-    /// Starts the shim; answers where it listens.
+    /// Starts the shim, with a copy of the runtime where there is one; answers
+    /// where it listens.
     pub async fn start(
         &self,
         options: Option<&Any>,
+        runtime: Option<&SealedCopy>,
         deadline: Deadline,
     ) -> Result<Endpoint, Error> {
         let mut command = self.command();
@@ -59,6 +62,7 @@ impl Errands<'_> {
         command
             .arg("start")
             .env(SOCKETS_VARIABLE, &self.config.sockets)
+            .envs(runtime.map(|copy| (sealed::VARIABLE, sealed::told(copy))))
             .envs(self.config.shim_env.iter().filter_map(|pair| pair.split_once('=')));
         let input = options.map(encoded).unwrap_or_default();
         let deadline = deadline.at_most(self.config.limits.shim_start);

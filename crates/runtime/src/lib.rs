@@ -34,6 +34,7 @@ mod names;
 mod options;
 mod runtime_root;
 mod scratch;
+mod sealed;
 mod shim;
 mod shim_log;
 mod state;

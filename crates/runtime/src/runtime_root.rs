@@ -8,7 +8,7 @@
 //! `delete` reads it from the bundle, where the shim keeps its options, and
 //! where they are kept before the shim runs, because it may never come to it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use davit_protocols::ttrpc::options::Options;
 use davit_types::Any;
@@ -19,6 +19,8 @@ use crate::{Error, names};
 
 /// The message that shims for runc take.
 const TYPE: &str = "containerd.runc.v1.Options";
+/// What these shims run when they are not told.
+const DEFAULT_RUNTIME: &str = "runc";
 /// The shims that take it, when nothing was sent that says so.
 const SHIMS: [&str; 3] =
     ["containerd-shim-runc-v1", "containerd-shim-runc-v2", "containerd-shim-davit-v2"];
@@ -46,11 +48,27 @@ pub(crate) fn fill(options: Option<Any>, runtime: &str, root: &Path) -> Option<A
     Some(Any { type_url: TYPE.to_owned(), value })
 }
 
+/// The runtime that options which were [filled](fill) name: by a path, or by a
+/// name that is looked up in `PATH`.
+pub(crate) fn binary(options: Option<&Any>) -> Option<PathBuf> {
+    let message = read(options)?;
+    let name = match message.binary_name.as_str() {
+        "" => DEFAULT_RUNTIME,
+        name => name,
+    };
+    let binary = PathBuf::from(name);
+    (binary.is_absolute() || !name.contains('/')).then_some(binary)
+}
+
+/// Options that are runc's.
+fn read(options: Option<&Any>) -> Option<Options> {
+    let sent = options.filter(|sent| is_runcs(sent))?;
+    Options::parse_from_bytes(&sent.value).ok()
+}
+
 /// Keeps in the bundle what the shim's `delete` needs to know of the options.
 pub(crate) fn keep(options: Option<&Any>, bundle: &Bundle) -> Result<(), Error> {
-    let message = options.filter(|sent| is_runcs(sent));
-    let message = message.and_then(|sent| Options::parse_from_bytes(&sent.value).ok());
-    let Some(message) = message else { return Ok(()) };
+    let Some(message) = read(options) else { return Ok(()) };
     let copy = serde_json::json!({"binary_name": message.binary_name, "root": message.root});
     bundle.write(COPY, copy.to_string().as_bytes())
 }

@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use davit_events::Exchange;
 use davit_protocols::topics;
 use davit_types::{Any, ContainerId, Envelope, ErrorKind, ExecId, Kind as _, Labels, Namespace};
+use runc_client::SealedCopy;
 use tokio::sync::watch;
 
 use crate::bundle::make_directory;
+use crate::sealed::Copies;
 use crate::shim::{Shim, record_told};
 use crate::turns::{Key, Turn, Turns};
 use crate::{
@@ -29,6 +31,7 @@ struct Inner {
     events: Arc<Exchange>,
     shims: Mutex<BTreeMap<Key, Arc<Shim>>>,
     turns: Turns,
+    copies: Copies,
     /// One receiver for each deleted task of which something is left.
     closings: watch::Sender<()>,
 }
@@ -39,8 +42,8 @@ impl Tasks {
     pub fn new(config: Config, events: Arc<Exchange>) -> Result<Self, Error> {
         make_directory(&config.state, PASSABLE, true)?;
         make_directory(&config.root, PASSABLE, true)?;
-        let (shims, turns, closings) = Default::default();
-        Ok(Self(Arc::new(Inner { config, events, shims, turns, closings })))
+        let (shims, turns, copies, closings) = Default::default();
+        Ok(Self(Arc::new(Inner { config, events, shims, turns, copies, closings })))
     }
 
     /// Returns when nothing is left of the tasks that were deleted.
@@ -312,6 +315,11 @@ impl Tasks {
 
     pub(crate) fn events(&self) -> &Exchange {
         &self.0.events
+    }
+
+    /// A copy of the runtime that `options` name, if there is one. Blocks.
+    pub(crate) fn copy_of_runtime(&self, options: Option<&Any>) -> Option<Arc<SealedCopy>> {
+        self.0.copies.of(options)
     }
 
     /// The right to make or end one task.

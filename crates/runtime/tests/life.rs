@@ -4,10 +4,13 @@
 
 mod common;
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use common::{
-    Front, GO_SHIM, World, eventually, exec_options, id, own_shim, patient, with_daemons,
+    Front, GO_SHIM, World, eventually, exec_options, id, own_shim, patient, runtime_options,
+    with_daemons,
 };
 use davit_runtime::{CreateOptions, Status};
 use davit_types::{ErrorKind, ExecId, Kind as _, Labels};
@@ -210,6 +213,7 @@ async fn a_caller_who_leaves_undoes_a_create(shim: &Path) {
         let limit = std::time::Duration::from_millis(milliseconds);
         if tokio::time::timeout(limit, create).await.is_ok() {
             tasks.kill(ns, &c1, None, 9, false, patient()).await.unwrap();
+            tasks.wait(ns, &c1, None, patient()).await.unwrap();
             tasks.delete(ns, &c1, patient()).await.unwrap();
         }
     }
@@ -233,4 +237,45 @@ async fn a_running_task_is_not_deleted(shim: &Path) {
     tasks.wait(ns, &c1, None, patient()).await.unwrap();
     tasks.delete(ns, &c1, patient()).await.unwrap();
     world.check_empty().await;
+}
+
+/// The file that a process runs.
+fn program(pid: u32) -> u64 {
+    fs::metadata(format!("/proc/{pid}/exe")).unwrap().ino()
+}
+
+#[test]
+fn crun_is_run_from_memory_until_its_file_changes() {
+    with_daemons(async {
+        let world = World::new(&own_shim()).await;
+        let (tasks, ns) = (world.tasks(), &world.namespace);
+        let directory = world.directory.path();
+        let (crun, log) = (directory.join("crun"), directory.join("calls"));
+        fs::copy("/usr/bin/crun", &crun).unwrap();
+        let create = async |name: &str| {
+            let task_options = Some(runtime_options(crun.to_str().unwrap()));
+            let options = CreateOptions { task_options, ..world.options("exit 6") };
+            // Until it is started, it is crun that waits.
+            program(world.create(name, options).await)
+        };
+        let (first, second) = (create("c1").await, create("c2").await);
+        assert_eq!(first, second, "one copy serves all");
+        assert_ne!(first, fs::metadata(&crun).unwrap().ino());
+
+        let other = directory.join("other");
+        let script = format!("#!/bin/sh\necho \"$*\" >>{}\nexec crun \"$@\"\n", log.display());
+        fs::write(&other, script).unwrap();
+        fs::set_permissions(&other, Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&other, &crun).unwrap();
+        assert_eq!(create("c3").await, fs::metadata("/usr/bin/crun").unwrap().ino());
+        for name in ["c1", "c2", "c3"] {
+            tasks.start(ns, &id(name), None, patient()).await.unwrap();
+            assert_eq!(tasks.wait(ns, &id(name), None, patient()).await.unwrap().status, 6);
+            tasks.delete(ns, &id(name), patient()).await.unwrap();
+            let calls = fs::read_to_string(&log).unwrap();
+            assert!(calls.contains(&format!(" start {name}")), "{calls}");
+            assert!(calls.contains(&format!(" delete {name}")), "{calls}");
+        }
+        world.check_empty().await;
+    });
 }

@@ -86,9 +86,10 @@ pub fn patient() -> Deadline {
 /// The name of the shim that speaks gRPC in front of Debian's.
 const GRPC_FRONT: &str = "containerd-shim-grpc-front-v1";
 
-/// What tells that a shim of another name is for runc.
-fn runc_options() -> Any {
-    let options = Options { binary_name: "runc".into(), ..Options::default() };
+/// The options of a runtime like runc; they tell that a shim of another name is
+/// for one.
+pub fn runtime_options(binary: &str) -> Any {
+    let options = Options { binary_name: binary.into(), ..Options::default() };
     Any { type_url: "containerd.runc.v1.Options".into(), value: options.write_to_bytes().unwrap() }
 }
 
@@ -227,7 +228,7 @@ impl World {
                 options: vec!["rbind".into(), "ro".into()],
             }],
             runtime: self.shim.to_str().unwrap().into(),
-            task_options: self.shim.ends_with(GRPC_FRONT).then(runc_options),
+            task_options: self.shim.ends_with(GRPC_FRONT).then(|| runtime_options("runc")),
             ..Default::default()
         }
     }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use davit_protocols::ttrpc::types;
-use davit_shim::{Failure, Reaper, Watch, task};
+use davit_shim::{Context, Failure, Watch, task};
 use davit_sys::cgroup::{self, Cgroup};
 use davit_sys::mount::Lingering;
 use davit_types::{Any, ErrorKind, Kind, Mount};
@@ -66,11 +66,7 @@ pub fn streams(request: &task::CreateTaskRequest) -> Request {
 ///
 /// # Errors
 /// Whatever fails on the way, in the Go shim's words.
-pub async fn create(
-    request: task::CreateTaskRequest,
-    namespace: String,
-    reaper: Reaper,
-) -> Result<Made, Failure> {
+pub async fn create(request: task::CreateTaskRequest, context: Context) -> Result<Made, Failure> {
     let bundle = PathBuf::from(&request.bundle);
     if !bundle.is_absolute() {
         return Err(Failure::invalid(format!("bundle {:?} is not absolute", request.bundle)));
@@ -81,7 +77,12 @@ pub async fn create(
         .map(|any| Any { type_url: any.type_url.clone(), value: any.value.clone() });
     let options = Options::from_any(any.as_ref())?;
     options.save(&bundle).map_err(|e| failed("open", &bundle.join("options.json"), &e))?;
-    let runtime = runtime::client(&namespace, &bundle, &options, &reaper);
+    let Context { reaper, sealed_runtime, .. } = context;
+    let namespace = context.namespace.to_string();
+    let mut runtime = runtime::client(&namespace, &bundle, &options, &reaper);
+    if let Some(copy) = sealed_runtime {
+        runtime = runtime.sealed_copy(copy);
+    }
     let id = request.id.clone();
     let fixed = Fixed { id, namespace, bundle, options, runtime, reaper };
     let fixed = Rc::new(fixed);

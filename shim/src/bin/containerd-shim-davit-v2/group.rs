@@ -157,14 +157,13 @@ impl Group {
             return;
         }
         let key = Key::init(&request.id);
-        let namespace = self.shared.context.namespace.to_string();
-        let (reaper, wanted) = (self.shared.context.reaper.clone(), request.clone());
+        let (context, wanted) = (self.shared.context.clone(), request.clone());
         let creation = Creation { request, replies: vec![reply], waiting: Vec::new() };
         self.slots.insert(key.container.clone(), Slot::Creating(Box::new(creation)));
         self.shared.spawn(async move {
             // On the heap: on its way into a task it would be copied from one
             // stack frame to the next, and stack is never given back.
-            let made = Box::pin(create::create(wanted, namespace, reaper)).await;
+            let made = Box::pin(create::create(wanted, context)).await;
             let outcome = Outcome::Created(made);
             Event::Done(key, Box::new(outcome))
         });
