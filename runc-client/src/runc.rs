@@ -247,7 +247,11 @@ impl Runc {
         for (name, value) in &self.env {
             command.env(name, value);
         }
-        if let Some(dir) = &self.working_dir {
+        // Where nothing is left to do between fork and exec, this process is
+        // A child that only has to run a program is made without copying this
+        // process; libraries that are linked statically cannot move one.
+        let is_there = |dir: &PathBuf| std::env::current_dir().is_ok_and(|here| here == *dir);
+        if let Some(dir) = self.working_dir.as_ref().filter(|dir| !is_there(dir)) {
             command.current_dir(dir);
         }
         command

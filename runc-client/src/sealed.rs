@@ -4,7 +4,7 @@
 //! `/proc/self/exe`, and write to it (CVE-2019-5736). So runc and crun do not
 //! enter a container as they were started: they first mount or copy
 //! themselves to where nothing can be written, and run that. It takes 2 to
-//! 3 ms, and the mounts keep every program busy that watches those of the host
+//! 10 ms, and the mounts keep every program busy that watches those of the host
 //! (runc's issue 3925). crun does it at every call.
 //!
 //! They leave it when they run from memory already, from a file that is

@@ -16,10 +16,9 @@ use crate::runtime_root;
 
 /// Tells a shim which descriptor of its parent's is a copy, and of what.
 pub(crate) const VARIABLE: &str = "DAVIT_SEALED_RUNTIME";
-/// The largest binary that is copied, in bytes. crun has half a million; nine
-/// million of runc would nearly double what the daemon takes, and runc copies itself only
-/// where it enters a container.
-const SIZE_MAX: u64 = 2 << 20;
+/// The largest binary that is copied, in bytes: crun has half a million, runc
+/// nine million. Others, which have more, copy nothing themselves.
+const SIZE_MAX: u64 = 16 << 20;
 /// How many copies there are at most.
 const COPIES_MAX: usize = 4;
 
