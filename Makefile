@@ -25,12 +25,20 @@ build-packages:
 	@dpkg-query -W $(BUILD_PACKAGES) >/dev/null 2>&1 || \
 		{ apt-get -q update && apt-get install -q -y --no-install-recommends $(BUILD_PACKAGES); }
 
+# Side by side: the last step of either, one program as a whole, takes one core.
 .PHONY: release
 release: build-packages ## build davitd, davit and the shim, optimised, into target/release
+	@$(MAKE) --no-print-directory -j2 programs shim
+
+.PHONY: programs
+programs: build-packages
 	$(CARGO) build --locked --release -p davit-daemon -p davit-cli
+
+.PHONY: shim
+shim: build-packages
 	RUSTFLAGS="$(SHIM_RUSTFLAGS)" $(CARGO) build --locked --profile shim --target $(TRIPLE) \
 		--target-dir $(SHIM_DIR) -p davit-shim --bin containerd-shim-davit-v2
-	install -m 755 $(SHIM_DIR)/$(TRIPLE)/shim/containerd-shim-davit-v2 $(RELEASE)/
+	install -D -m 755 $(SHIM_DIR)/$(TRIPLE)/shim/containerd-shim-davit-v2 $(RELEASE)/containerd-shim-davit-v2
 
 .PHONY: demo
 demo: release ## run a real container through a private davitd, with no network
@@ -43,7 +51,7 @@ test-setup: check-packages ## install what the tests need: Debian packages, newe
 # Side by side: the peers' packages are mostly waited for.
 .PHONY: ready
 ready:
-	@$(MAKE) --no-print-directory -j2 test-setup release
+	@$(MAKE) --no-print-directory -j3 test-setup programs shim
 
 .PHONY: test
 test: ready ## run every test, hermetic and black box
