@@ -331,10 +331,10 @@ impl Body<'_> {
             }
             _ => {}
         }
-        (&*connection.output).write_all(bytes)?;
         self.at += count;
+        // First: whoever has read all of it may ask at once.
         self.shared.update(self.number, |seen| seen.carried += count);
-        Ok(())
+        (&*connection.output).write_all(bytes)
     }
 }
 
