@@ -115,7 +115,8 @@ fn an_exec_gets_a_terminal(runtime: &str) {
     assert!(shim.state(&bundle.id, "e").unwrap().terminal);
     let _: Empty = shim.call("ResizePty", &resize(&bundle.id, "e", 80, 24)).unwrap();
     write(&writer(&stdin), "\r");
-    assert!(reader.read_to_end().ends_with("24 80\r\n"));
+    let output = reader.read_to_end();
+    assert!(output.ends_with("24 80\r\n"), "{output:?}");
     assert_eq!(shim.wait(&bundle.id, "e").unwrap().exit_status, 0);
     let refusal = shim.call::<_, Empty>("ResizePty", &resize(&bundle.id, "e", 1, 1)).unwrap_err();
     assert_eq!(refusal, "Unknown: cannot resize a stopped container");
