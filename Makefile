@@ -27,7 +27,7 @@ build-packages:
 
 # Side by side: the last step of either, one program as a whole, takes one core.
 .PHONY: release
-release: build-packages ## build davitd, davit and the shim, optimised, into target/release
+release: ## build davitd, davit and the shim, optimised, into target/release
 	@$(MAKE) --no-print-directory -j2 programs shim
 
 .PHONY: programs

@@ -247,7 +247,6 @@ impl Runc {
         for (name, value) in &self.env {
             command.env(name, value);
         }
-        // Where nothing is left to do between fork and exec, this process is
         // A child that only has to run a program is made without copying this
         // process; libraries that are linked statically cannot move one.
         let is_there = |dir: &PathBuf| std::env::current_dir().is_ok_and(|here| here == *dir);

@@ -18,7 +18,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::{Errno, FdFlags};
 
 /// What runtimes look for; runc 1.1 and crun want these and no others.
@@ -112,8 +112,7 @@ impl SealedCopy {
         }
         rustix::fs::fcntl_add_seals(&copy, SEALS)?;
         // What is open for writing cannot be run.
-        let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
-        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let file = File::open(path_of(&copy))?.into();
         Ok(Some(Self { file, original }))
     }
 
@@ -145,7 +144,7 @@ impl SealedCopy {
     /// Where this process, and a child of its until that runs a program, finds
     /// the copy.
     pub(crate) fn path(&self) -> PathBuf {
-        format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
+        path_of(&self.file)
     }
 }
 
@@ -153,6 +152,10 @@ impl AsFd for SealedCopy {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+fn path_of(file: &impl AsRawFd) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
 /// A new file in memory that can be sealed and run.
@@ -184,12 +187,18 @@ mod tests {
 
     const LIMIT: u64 = 1 << 20;
 
-    #[test]
-    fn a_copy_is_of_a_file_as_it_was() {
+    /// A binary, and a copy of it.
+    fn sealed(bytes: &[u8]) -> (tempfile::TempDir, PathBuf, SealedCopy) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("runtime");
-        write(&path, b"\x7fELF and more").unwrap();
+        write(&path, bytes).unwrap();
         let copy = SealedCopy::of(&path, LIMIT).unwrap().unwrap();
+        (dir, path, copy)
+    }
+
+    #[test]
+    fn a_copy_is_of_a_file_as_it_was() {
+        let (dir, path, copy) = sealed(b"\x7fELF and more");
         assert!(copy.is_of(&path));
         assert_eq!(std::fs::read(copy.path()).unwrap(), b"\x7fELF and more");
         File::options().append(true).open(&path).unwrap().write_all(b"!").unwrap();
@@ -199,10 +208,7 @@ mod tests {
 
     #[test]
     fn nobody_can_write_to_a_copy() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("runtime");
-        write(&path, b"\x7fELF").unwrap();
-        let copy = SealedCopy::of(&path, LIMIT).unwrap().unwrap();
+        let (_dir, _, copy) = sealed(b"\x7fELF");
         let mut again = File::options().write(true).open(copy.path()).unwrap();
         let refused = again.write(b"x").unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
@@ -231,10 +237,7 @@ mod tests {
 
     #[test]
     fn another_process_takes_over_what_is_sealed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("runtime");
-        write(&path, b"\x7fELF").unwrap();
-        let copy = SealedCopy::of(&path, LIMIT).unwrap().unwrap();
+        let (_dir, path, copy) = sealed(b"\x7fELF");
         let told = copy.original().to_string();
         let theirs = copy.as_fd().try_clone_to_owned().unwrap();
         assert!(SealedCopy::adopt(theirs, told.parse().unwrap()).unwrap().is_of(&path));

@@ -27,8 +27,6 @@ const CHECKPOINT: &str = "restored-from";
 struct Made {
     /// The binary, once it was run.
     program: Option<PathBuf>,
-    /// What the shim is to run in place of the runtime's binary.
-    runtime: Option<Arc<SealedCopy>>,
     /// The shim, once there is a connection.
     shim: Option<Arc<Shim>>,
     /// Whether the shim was asked for the container.
@@ -79,8 +77,8 @@ impl Tasks {
         if self.contains(&order.namespace, &order.id) {
             return Err(Error::AlreadyExists(order.id));
         }
-        let runtime = self.make_bundle(&order).await?;
-        let mut made = Made { runtime, ..Made::default() };
+        self.make_bundle(&order).await?;
+        let mut made = Made::default();
         let result = tokio::select! {
             result = order.deadline.limit(self.make(&order, &mut made)) => result,
             _ = &mut gone => Err(Error::Canceled),
@@ -105,14 +103,12 @@ impl Tasks {
     }
 
     /// Makes the bundle, once what an earlier task left in its place is gone.
-    /// Answers with a copy of the runtime, if there is one.
-    async fn make_bundle(&self, order: &Order) -> Result<Option<Arc<SealedCopy>>, Error> {
+    async fn make_bundle(&self, order: &Order) -> Result<(), Error> {
         if order.bundle.path.exists() {
             self.clear_leftover(&order.namespace, &order.id, &order.bundle).await?;
         }
         let (bundle, spec) = (order.bundle.clone(), order.options.spec.clone());
         let options = order.options.for_shim().cloned();
-        let tasks = self.clone();
         blocking(move || {
             davit_sys::cgroup::hasten_moves();
             bundle.create(spec.as_ref())?;
@@ -121,8 +117,7 @@ impl Tasks {
                     log::warn!(path:? = bundle.path, error:% = error.full_message();
                         "cannot remove what was made");
                 }
-            })?;
-            Ok(tasks.copy_of_runtime(options.as_ref()))
+            })
         })
         .await
     }
@@ -161,10 +156,13 @@ impl Tasks {
     }
 
     async fn start_shim(&self, order: &Order, made: &mut Made) -> Result<Shim, Error> {
-        let program = names::resolve(&order.options.runtime)
+        let (tasks, options) = (self.clone(), order.options.for_shim().cloned());
+        let copy = blocking(move || tasks.copy_of_runtime(options.as_ref()));
+        let (program, runtime) = tokio::join!(names::resolve(&order.options.runtime), copy);
+        let program = program.map_err(|error| error.doing("failed to resolve runtime path"))?;
+        self.run_shim(order, made, program, runtime)
             .await
-            .map_err(|error| error.doing("failed to resolve runtime path"))?;
-        self.run_shim(order, made, program).await.map_err(|error| error.doing("start failed"))
+            .map_err(|error| error.doing("start failed"))
     }
 
     async fn run_shim(
@@ -172,14 +170,14 @@ impl Tasks {
         order: &Order,
         made: &mut Made,
         program: PathBuf,
+        runtime: Option<Arc<SealedCopy>>,
     ) -> Result<Shim, Error> {
         let errands = self.errands(&order.namespace, &order.id, &order.bundle, &program);
         errands.save()?;
         let log = ShimLog::open(&order.bundle.path, &order.namespace, &order.id)?;
         made.program = Some(program.clone());
-        let endpoint = errands
-            .start(order.options.for_shim(), made.runtime.as_deref(), order.deadline)
-            .await?;
+        let endpoint =
+            errands.start(order.options.for_shim(), runtime.as_deref(), order.deadline).await?;
         endpoint.save(&order.bundle)?;
         let limit = order.deadline.at_most(self.config().limits.shim_load);
         let connection = Connection::open(&endpoint, &order.namespace, limit).await?;

@@ -98,7 +98,7 @@ impl Tasks {
 
     /// What the caller reads: no container, or a container without a task, or
     /// what went wrong.
-    async fn refusal(&self, target: &Target, failure: impl Into<Failure>) -> Status {
+    fn refusal(&self, target: &Target, failure: impl Into<Failure>) -> Status {
         match failure.into() {
             Failure::Task(error) => status(error),
             Failure::Missing => match self.container(&target.namespace, &target.name) {
@@ -159,7 +159,7 @@ macro_rules! call {
         let answer: Result<_, Failure> = answer.await;
         match answer {
             Ok(answer) => answer,
-            Err(failure) => return Err($self.refusal(&$target, failure).await),
+            Err(failure) => return Err($self.refusal(&$target, failure)),
         }
     }};
 }

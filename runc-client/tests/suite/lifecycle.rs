@@ -1,9 +1,8 @@
 //! Operations that change a container.
 
-use std::fs;
-use std::os::fd::{AsFd, AsRawFd};
+use std::fs::{self, File};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use runc_client::{
@@ -53,15 +52,14 @@ pub async fn a_sealed_copy_is_run_in_place(bed: &Bed) {
         return; // It makes no copies of itself.
     }
     let copy = SealedCopy::of(bed.runc.binary(), u64::MAX).unwrap().unwrap();
-    let inode = |file: &Path| fs::metadata(file).unwrap().ino();
-    let ours = copy.as_fd().as_raw_fd();
-    let ours = inode(format!("/proc/self/fd/{ours}").as_ref());
+    let ours = File::from(copy.as_fd().try_clone_to_owned().unwrap()).metadata().unwrap().ino();
     let runc = bed.runc.clone().sealed_copy(Arc::new(copy));
     let id = bed.id();
     let bundle = bed.bundle(&id, &["sleep", "1000"]);
     runc.create(&id, &bundle, Default::default()).await.unwrap();
     let pid = runc.state(&id).await.unwrap().pid;
-    assert_eq!(inode(format!("/proc/{pid}/exe").as_ref()), ours, "the copy waits for the start");
+    let waiting = fs::metadata(format!("/proc/{pid}/exe")).unwrap().ino();
+    assert_eq!(waiting, ours, "the copy waits for the start");
     runc.start(&id).await.unwrap();
     let process = process_json(&["sh", "-c", "exit 5"]);
     assert_eq!(runc.exec(&id, &process, ExecOptions::default()).await.unwrap(), 5);
