@@ -106,7 +106,9 @@ impl Ingest {
 
     fn get(&self, name: &str) -> Result<Option<String>, Error> {
         let path = self.path.join(name);
-        present(fs::read_to_string(&path), "read", &path)
+        let bytes = present(fs::read(&path), "read", &path)?;
+        let text = bytes.map(String::from_utf8).transpose();
+        text.map_err(|error| Error::Damaged { path, what: error.to_string() })
     }
 
     fn get_time(&self, name: &str) -> Result<Option<SystemTime>, Error> {

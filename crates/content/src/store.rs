@@ -27,7 +27,8 @@ pub struct LocalStore {
 impl LocalStore {
     /// Opens the store below `root`, which is made when it is missing.
     /// What an earlier process left of ingests that it was making or removing
-    /// is removed.
+    /// is removed, and so are ingests that nobody can go on with, because
+    /// power was lost before the small files about them were on disk.
     pub fn open(root: &Path) -> Result<Self, Error> {
         for dir in [root, &root.join("blobs"), &root.join("ingest")] {
             make_dir(dir)?;
@@ -39,11 +40,24 @@ impl LocalStore {
         for path in store.ingest_dirs()? {
             let is_removed = path.extension().is_some_and(|extension| extension == "tmp");
             // Nobody makes or removes one at this moment.
-            if is_removed || matches!((Ingest { path: path.clone() }).status(), Ok(None)) {
+            if is_removed || !store.can_be_resumed(&path)? {
                 fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
             }
         }
         Ok(store)
+    }
+
+    /// Whether what is in an ingest's directory says whose it is.
+    fn can_be_resumed(&self, path: &Path) -> Result<bool, Error> {
+        match (Ingest { path: path.to_owned() }).status() {
+            Ok(Some(status)) => Ok(self.ingest(&status.reference).path == path),
+            Ok(None) => Ok(false),
+            Err(error @ Error::Damaged { .. }) => {
+                log::warn!(error:%; "an ingest is lost");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Begins or resumes the ingest `reference` and locks it until the writer
@@ -92,11 +106,15 @@ impl LocalStore {
     }
 
     /// Where all ingests stand, in no order. One that is being made or
-    /// removed at this moment is left out.
+    /// removed at this moment is left out, and so is, with a warning, one
+    /// that is damaged.
     pub fn list_statuses(&self) -> Result<Vec<IngestStatus>, Error> {
         let mut statuses = Vec::new();
         for path in self.ingest_dirs()? {
-            statuses.extend(Ingest { path }.status()?);
+            match (Ingest { path }).status() {
+                Err(error @ Error::Damaged { .. }) => log::warn!(error:%; "an ingest is left out"),
+                status => statuses.extend(status?),
+            }
         }
         Ok(statuses)
     }

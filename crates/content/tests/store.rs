@@ -323,6 +323,33 @@ fn removes_ingests_that_were_being_made() {
     store.status("whole").unwrap();
 }
 
+/// Power was lost before the small files were on disk.
+#[test]
+fn damaged_ingests_hide_no_others_and_go_at_the_start() {
+    let f = fixture();
+    let damage: [(&str, &str, &[u8]); 4] = [
+        ("no-start", "startedat", b""),
+        ("no-update", "updatedat", b"yesterday"),
+        ("no-name", "ref", b""),
+        ("no-text", "ref", b"\xff"),
+    ];
+    for reference in damage.map(|(reference, ..)| reference).into_iter().chain(["whole"]) {
+        f.store.open_writer(reference, 0, None).unwrap().write(b"some").unwrap();
+    }
+    for (reference, file, bytes) in damage {
+        fs::write(ingest_dir(f.dir.path(), reference).join(file), bytes).unwrap();
+    }
+    let names = |store: &LocalStore| -> Vec<String> {
+        let all = store.list_statuses().unwrap().into_iter().map(|status| status.reference);
+        all.filter(|name| !name.is_empty()).collect()
+    };
+    assert_eq!(names(&f.store), ["whole"]);
+    drop(f.store);
+    let store = LocalStore::open(&f.dir.path().join("content")).unwrap();
+    assert_eq!(names(&store), ["whole"]);
+    assert_eq!(fs::read_dir(f.dir.path().join("content/ingest")).unwrap().count(), 1);
+}
+
 #[test]
 fn many_writers_of_the_same_blob() {
     let f = fixture();
