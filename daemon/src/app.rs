@@ -123,7 +123,6 @@ impl App {
             &config.plugins.transfer,
         );
         let registry = Registry::new(registry_settings(&config));
-        let registry = registry.map_err(Error::part("prepare for registries"))?;
         let mounts_state = config.state.join("io.containerd.mount-manager.v1.bolt");
         let mounts = Mounts::open(&mounts_state, &config.root);
         let mounts = Arc::new(mounts.map_err(Error::part("find mounts again"))?);

@@ -59,7 +59,7 @@ async fn pull(name: &str, directory: &Path, platform: Platform) -> Result<(), Bo
         headers: Vec::new(),
         record: None,
     };
-    let repository = Registry::new(Settings::default())?.repository(&reference, access)?;
+    let repository = Registry::new(Settings::default()).repository(&reference, access)?;
     let failed = |error: &dyn Kind| error.full_message();
     let root = repository.resolve().await.map_err(|error| failed(&error))?;
     println!("{reference} is {}", root.digest);

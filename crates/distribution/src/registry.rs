@@ -101,32 +101,23 @@ pub(crate) struct Shared {
 
 impl Registry {
     /// A client that goes by `settings`, and by the proxies that the
-    /// environment names.
-    ///
-    /// # Errors
-    /// [`Error::Proxies`] when those are none.
-    pub fn new(settings: Settings) -> Result<Self, Error> {
+    /// environment names. What it names and is none fails the requests that
+    /// would go through it ([`Error::Proxies`]), and nothing else.
+    pub fn new(settings: Settings) -> Self {
         Self::with_environment(settings, |name| std::env::var(name).ok())
     }
 
     /// The same in an environment of the caller's making: `variable` gives
     /// the value of one.
-    ///
-    /// # Errors
-    /// See [`new`](Self::new).
-    pub fn with_environment(
-        settings: Settings,
-        variable: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, Error> {
-        let proxies = Proxies::new(variable).map_err(Error::Proxies)?;
-        Ok(Self(Arc::new(Shared {
+    pub fn with_environment(settings: Settings, variable: impl Fn(&str) -> Option<String>) -> Self {
+        Self(Arc::new(Shared {
             settings: Arc::new(settings),
-            clients: Clients::new(proxies),
+            clients: Clients::new(Proxies::new(variable)),
             tokens: Arc::default(),
             health: Arc::default(),
             places: Mutex::default(),
             referrers: Turns::default(),
-        })))
+        }))
     }
 
     /// The repository that `reference` names. Nobody is asked yet.

@@ -14,9 +14,8 @@ use http::HeaderValue;
 
 use super::Error;
 use super::challenge::{self, Challenge, Scheme};
-use super::client::{Pair, Patience};
 use super::scope::Scopes;
-use super::token::{self, Token, TokenCache, Wanted};
+use super::token::{self, Manner, Token, TokenCache, Wanted};
 use super::url::{Origin, Url};
 use crate::credentials::{Anonymous, Credentials, Login};
 
@@ -76,8 +75,7 @@ impl Auth {
         origin: &Origin,
         trust: Trust,
         scopes: &Scopes,
-        clients: &Pair,
-        patience: Patience,
+        manner: Manner<'_>,
     ) -> Result<Option<Proof>, Error> {
         match self.session(origin, trust) {
             None => Ok(None),
@@ -85,7 +83,7 @@ impl Auth {
             Some(Session::Token { realm, service, scopes: usual, login }) => {
                 let scopes = usual.with(scopes);
                 let wanted = Wanted { origin: origin.clone(), realm, service, scopes, login };
-                let token = self.tokens.get(&wanted, clients, patience).await?;
+                let token = self.tokens.get(&wanted, manner).await?;
                 let Token { value, obtained, .. } = token;
                 Ok(Some(Proof { value, obtained: Some(obtained) }))
             }

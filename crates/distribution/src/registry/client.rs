@@ -53,7 +53,11 @@ pub(crate) struct Client {
 pub(crate) struct Patience {
     /// Without a byte, before the answer and within it.
     pub stall: Duration,
-    /// From the last byte of an upload to the answer.
+    /// To the answer, where the server may have to fetch first what it is
+    /// asked for.
+    pub fetch: Duration,
+    /// From the last byte of a request to the answer, where the server has to
+    /// store what it has got.
     pub commit: Duration,
     /// Whether there is another host left to ask.
     pub is_hurried: bool,
@@ -76,6 +80,18 @@ pub(crate) struct Ask {
     pub is_stationary: bool,
     /// Whether its body and that of its answer are nobody's business.
     pub is_secret: bool,
+    /// What the server may have to do before it answers.
+    pub work: Work,
+}
+
+/// What keeps a server from answering at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    Nothing,
+    /// It brings what it is asked for from elsewhere.
+    Fetch,
+    /// It stores what it has got.
+    Store,
 }
 
 impl Ask {
@@ -83,7 +99,18 @@ impl Ask {
         let (headers, private) = (HeaderMap::new(), HeaderMap::new());
         let (authorizations, payload) = (Vec::new(), Payload::None);
         let (is_stationary, is_secret) = (false, false);
-        Self { method, url, headers, private, authorizations, payload, is_stationary, is_secret }
+        let work = if method == Method::PUT { Work::Store } else { Work::Nothing };
+        Self {
+            method,
+            url,
+            headers,
+            private,
+            authorizations,
+            payload,
+            is_stationary,
+            is_secret,
+            work,
+        }
     }
 
     /// The headers for `url`. Nothing private leaves the first origin.
@@ -207,8 +234,9 @@ impl Client {
         *request.uri_mut() = url.to_uri().map_err(bad)?;
         *request.headers_mut() = ask.headers_for(url);
         let origin = url.origin();
+        let proxy = self.proxies.of(&origin).map_err(|why| Error::Proxies(why.to_owned()))?;
         if !origin.is_secure()
-            && let Some(proxy) = self.proxies.of(&origin)
+            && let Some(proxy) = proxy
             && let Some(authorization) = &proxy.authorization
         {
             request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
@@ -221,24 +249,28 @@ impl Client {
             url: url.to_string(),
             source,
         };
-        self.await_answer(request, &ask.payload, patience).await.map_err(failed)
+        self.await_answer(request, ask, patience).await.map_err(failed)
     }
 
     /// Waits as long as the upload, if there is one, goes on.
     async fn await_answer(
         &self,
         request: Request<Body>,
-        payload: &Payload,
+        ask: &Ask,
         patience: Patience,
     ) -> Result<http::Response<Incoming>, Failure> {
         let begun = std::time::Instant::now();
         let answer = self.http.request(request);
         tokio::pin!(answer);
         loop {
-            let (since, limit) = match payload.upload().map(|upload| upload.progress()) {
+            let (since, limit) = match ask.payload.upload().map(|upload| upload.progress()) {
                 Some((since, true)) => (since, patience.commit),
                 Some((since, false)) => (since, patience.stall),
-                None => (begun, patience.stall),
+                None => match ask.work {
+                    Work::Nothing => (begun, patience.stall),
+                    Work::Fetch => (begun, patience.fetch),
+                    Work::Store => (begun, patience.commit),
+                },
             };
             let Some(left) = limit.checked_sub(since.elapsed()) else {
                 return Err(Failure::Timeout("no answer came in time"));
@@ -320,8 +352,15 @@ impl Clients {
 }
 
 impl Patience {
-    pub fn new(settings: &Settings, is_hurried: bool) -> Self {
+    /// For an attempt after `round` rounds. A host that is the only one gets
+    /// more and more time: it may have much to fetch, or just not answer.
+    pub fn new(settings: &Settings, is_hurried: bool, round: u32) -> Self {
         let stall = if is_hurried { settings.mirror_timeout } else { settings.stall_timeout };
-        Self { stall, commit: settings.commit_timeout, is_hurried }
+        let commit = settings.commit_timeout;
+        let fetch = match is_hurried {
+            true => stall,
+            false => stall.saturating_mul(1 << round.min(16)).min(commit.max(stall)),
+        };
+        Self { stall, fetch, commit, is_hurried }
     }
 }

@@ -69,7 +69,8 @@ impl Connector {
     async fn connect(self, uri: Uri) -> Result<Established, Failure> {
         let url = Url::parse(&uri.to_string()).map_err(|bad| Failure::Broken(bad.0.to_owned()))?;
         let origin = url.origin();
-        let (mut stream, is_proxied) = match self.proxies.of(&origin) {
+        let proxy = self.proxies.of(&origin).map_err(|why| Failure::Proxy(why.to_owned()))?;
+        let (mut stream, is_proxied) = match proxy {
             None => (self.dial(&url).await?, false),
             Some(proxy) => {
                 let stream = self.reach(proxy).await?;
@@ -83,7 +84,7 @@ impl Connector {
         if origin.is_secure() {
             stream = secure(&self.tls, &origin, stream).await?;
         }
-        let peer = match self.proxies.of(&origin) {
+        let peer = match proxy {
             None => Peer::new(&origin.address()),
             Some(proxy) => Peer::new(&proxy.origin.address()),
         };

@@ -12,6 +12,7 @@ use http::{Method, StatusCode};
 use super::Error;
 use super::answer::Answer;
 use super::auth::Auth;
+use super::client::Work;
 use super::endpoint::Endpoint;
 use super::flow::Flow;
 use super::header::ContentRange;
@@ -380,6 +381,8 @@ impl Download {
         let url = turn.endpoint.blob_url(&blob.digest, repository.0.reference.domain());
         let mut ask = turn.endpoint.ask(Method::GET, url);
         ask.headers.insert(ACCEPT, accept(&blob.media_type));
+        // A cache may have to fetch all of it first.
+        ask.work = Work::Fetch;
         let range = match (*offset, *end < blob.size) {
             (0, false) => None,
             (from, false) => Some(format!("bytes={from}-")),

@@ -15,6 +15,7 @@ use super::client::{Ask, Pair, Patience};
 use super::failure::Failure;
 use super::record::Record;
 use super::scope::Scopes;
+use super::token::Manner;
 use super::url::{Origin, Url, encode};
 use super::{Error, Shared};
 use crate::hosts::Host;
@@ -33,6 +34,9 @@ pub(crate) struct Endpoint {
     /// The same with less time to connect.
     hurried: Pair,
     headers: HeaderMap,
+    /// Those of them that the configuration names: others are for requests to
+    /// the registry alone (containerd, `core/remotes/docker/config/hosts.go`).
+    token_headers: HeaderMap,
     user_agent: HeaderValue,
     auth: Arc<Auth>,
     /// Where a blob is that is not on a registry.
@@ -58,6 +62,8 @@ impl Endpoint {
         let root =
             Url::of_host(&host.scheme, &host.authority).map_err(|bad| wrong(bad.to_string()))?;
         let mut all = private(headers.iter().chain(&host.headers)).map_err(wrong)?;
+        let mut token_headers = private(host.headers.iter()).map_err(wrong)?;
+        token_headers.remove(USER_AGENT);
         let settings = &shared.settings;
         let user_agent =
             all.remove(USER_AGENT).map_or_else(|| HeaderValue::from_str(&settings.user_agent), Ok);
@@ -75,6 +81,7 @@ impl Endpoint {
             clients,
             hurried,
             headers: all,
+            token_headers,
             user_agent,
             auth,
             foreign: None,
@@ -245,8 +252,13 @@ impl Endpoint {
         scopes: &Scopes,
         patience: Patience,
     ) -> Result<Option<super::auth::Proof>, Error> {
-        let clients = self.clients(patience);
-        self.auth.proof(origin, trust, scopes, clients, patience).await
+        let manner = Manner {
+            clients: self.clients(patience),
+            patience,
+            user_agent: &self.user_agent,
+            private: (trust == Trust::Login).then_some(&self.token_headers),
+        };
+        self.auth.proof(origin, trust, scopes, manner).await
     }
 
     /// Passes on what the registry wants people to know (OCI distribution

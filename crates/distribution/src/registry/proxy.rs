@@ -8,15 +8,20 @@ use std::net::IpAddr;
 use base64::Engine as _;
 use http::HeaderValue;
 
+use super::message::tame;
 use super::url::{Origin, Url};
 
 /// Which proxy is asked for what.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Proxies {
-    http: Option<Proxy>,
-    https: Option<Proxy>,
+    http: Named,
+    https: Named,
     except: Vec<Exception>,
 }
+
+/// What a variable names; in words, why that is no proxy that we can use. Only
+/// who would go through it needs to know.
+type Named = Result<Option<Proxy>, String>;
 
 /// One proxy.
 #[derive(Clone)]
@@ -51,10 +56,7 @@ enum Exception {
 
 impl Proxies {
     /// Those that `variable` names; pass `|name| std::env::var(name).ok()`.
-    ///
-    /// # Errors
-    /// In words, when one is no URL of a proxy.
-    pub fn new(variable: impl Fn(&str) -> Option<String>) -> Result<Self, String> {
+    pub fn new(variable: impl Fn(&str) -> Option<String>) -> Self {
         let get = |name: &str| {
             let found = variable(name).filter(|value| !value.is_empty());
             found.or_else(|| variable(&name.to_lowercase())).filter(|value| !value.is_empty())
@@ -63,24 +65,31 @@ impl Proxies {
         let cgi = variable("REQUEST_METHOD").is_some();
         let http = get("HTTP_PROXY").filter(|_| !cgi);
         let read = |name: &str, value: Option<String>| {
-            let proxy = value.map(|value| Proxy::parse(&value)).transpose();
-            proxy.map_err(|reason| format!("{name}: {reason}"))
+            let wrong = |value: &str, reason| format!("{name}={}: {reason}", public(value));
+            let parse = |value: String| Proxy::parse(&value).map_err(|why| wrong(&value, why));
+            value.map(parse).transpose()
         };
-        Ok(Self {
-            http: read("HTTP_PROXY", http)?,
-            https: read("HTTPS_PROXY", get("HTTPS_PROXY"))?,
+        Self {
+            http: read("HTTP_PROXY", http),
+            https: read("HTTPS_PROXY", get("HTTPS_PROXY")),
             except: get("NO_PROXY").unwrap_or_default().split(',').filter_map(exception).collect(),
-        })
+        }
     }
 
     /// The proxy to go through to `origin`.
-    pub fn of(&self, origin: &Origin) -> Option<&Proxy> {
+    ///
+    /// # Errors
+    /// In words, when what is named for it is no proxy that we can use.
+    pub fn of(&self, origin: &Origin) -> Result<Option<&Proxy>, &str> {
         let proxy = if origin.is_secure() { &self.https } else { &self.http };
         let address: Option<IpAddr> = origin.host().parse().ok();
         let local =
             origin.host() == "localhost" || address.is_some_and(|address| address.is_loopback());
         let excepted = |exception: &Exception| exception.holds(origin, address);
-        if local || self.except.iter().any(excepted) { None } else { proxy.as_ref() }
+        if local || self.except.iter().any(excepted) {
+            return Ok(None);
+        }
+        proxy.as_ref().map(Option::as_ref).map_err(String::as_str)
     }
 }
 
@@ -169,6 +178,16 @@ fn within(address: IpAddr, network: IpAddr, bits: u8) -> bool {
     address.checked_shr(rest).unwrap_or(0) == network.checked_shr(rest).unwrap_or(0)
 }
 
+/// The address of a proxy, fit for errors: without a name and a password.
+fn public(value: &str) -> String {
+    let (scheme, rest) = match value.split_once("://") {
+        Some((scheme, rest)) if !scheme.contains('@') => (format!("{scheme}://"), rest),
+        _ => (String::new(), value),
+    };
+    let host = rest.rsplit('@').next().unwrap_or_default();
+    tame(&format!("{scheme}{host}"))
+}
+
 /// Undoes `%40`.
 fn decode(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
@@ -194,7 +213,7 @@ fn decode(text: &str) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn proxies(variables: &[(&str, &str)]) -> Result<Proxies, String> {
+    fn proxies(variables: &[(&str, &str)]) -> Proxies {
         Proxies::new(|name| {
             let found = variables.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| (*value).to_owned())
@@ -207,30 +226,29 @@ mod tests {
 
     #[test]
     fn schemes_have_proxies_of_their_own() {
-        let found = proxies(&[("HTTP_PROXY", "one:1"), ("https_proxy", "https://a%40b:c@two:2/x")])
-            .unwrap();
-        let one = found.of(&origin("http://r.example")).unwrap();
+        let found = proxies(&[("HTTP_PROXY", "one:1"), ("https_proxy", "https://a%40b:c@two:2/x")]);
+        let one = found.of(&origin("http://r.example")).unwrap().unwrap();
         assert_eq!(
             (one.url.to_string().as_str(), one.origin.is_secure()),
             ("http://one:1/", false)
         );
         assert_eq!(one.authorization, None);
-        let two = found.of(&origin("https://r.example")).unwrap();
+        let two = found.of(&origin("https://r.example")).unwrap().unwrap();
         assert_eq!(
             (two.url.to_string().as_str(), two.origin.is_secure()),
             ("https://two:2/", true)
         );
         assert_eq!(two.authorization.as_ref().unwrap(), "Basic YUBiOmM=");
         assert!(!format!("{found:?}").contains("YUBi"), "{found:?}");
-        assert!(proxies(&[]).unwrap().of(&origin("http://r.example")).is_none());
+        assert!(proxies(&[]).of(&origin("http://r.example")).unwrap().is_none());
         let cgi = [("REQUEST_METHOD", "GET"), ("HTTP_PROXY", "evil:1")];
-        assert!(proxies(&cgi).unwrap().of(&origin("http://r.example")).is_none());
+        assert!(proxies(&cgi).of(&origin("http://r.example")).unwrap().is_none());
     }
 
     #[test]
     fn exceptions_are_gos() {
         let no = "a.example, .b.example,*.c.example,d.example:5000,10.0.0.0/8,192.168.1.1:81,::2";
-        let found = proxies(&[("HTTP_PROXY", "p:1"), ("NO_PROXY", no)]).unwrap();
+        let found = proxies(&[("HTTP_PROXY", "p:1"), ("NO_PROXY", no)]);
         for (url, proxied) in [
             ("http://a.example", false),
             ("http://x.A.example", false),
@@ -250,17 +268,24 @@ mod tests {
             ("http://127.0.0.9", false),
             ("http://[::1]", false),
         ] {
-            assert_eq!(found.of(&origin(url)).is_some(), proxied, "{url}");
+            assert_eq!(found.of(&origin(url)).unwrap().is_some(), proxied, "{url}");
         }
-        let all = proxies(&[("HTTP_PROXY", "p:1"), ("no_proxy", "*")]).unwrap();
-        assert!(all.of(&origin("http://x.example")).is_none());
+        let all = proxies(&[("HTTP_PROXY", "p:1"), ("no_proxy", "*")]);
+        assert!(all.of(&origin("http://x.example")).unwrap().is_none());
     }
 
     #[test]
     fn what_is_no_proxy_is_refused_by_name() {
-        let error = proxies(&[("HTTPS_PROXY", "socks5://host:1")]).unwrap_err();
-        assert_eq!(error, "HTTPS_PROXY: unsupported protocol scheme");
-        let secret = proxies(&[("HTTPS_PROXY", "http://u:secret@")]).unwrap_err();
-        assert!(!secret.contains("secret"), "{secret}");
+        let why = |value: &str| {
+            let found = proxies(&[("HTTPS_PROXY", value), ("NO_PROXY", "a.example")]);
+            assert!(found.of(&origin("http://r.example")).unwrap().is_none());
+            assert!(found.of(&origin("https://a.example")).unwrap().is_none());
+            found.of(&origin("https://r.example")).unwrap_err().to_owned()
+        };
+        let expected = "HTTPS_PROXY=socks5://host:1: unsupported protocol scheme";
+        assert_eq!(why("socks5://u:secret@host:1"), expected);
+        for value in ["http://u:secret@", "u:secret@host:x", "u:secret@x://y", "x://u:secret@y@z"] {
+            assert!(!why(value).contains("secret"), "{}", why(value));
+        }
     }
 }

@@ -102,6 +102,22 @@ impl Repository {
         Err(tour.into_error(|| Error::NoHosts("push")))
     }
 
+    /// Whether the blob or manifest is where pushes go to. Mirrors are not
+    /// asked: what they have may be nowhere else.
+    ///
+    /// # Errors
+    /// When that host cannot say.
+    pub async fn has(&self, wanted: &Descriptor) -> Result<bool, Error> {
+        let mut tour = self.push_tour()?;
+        while let Some(turn) = tour.next().await {
+            match self.is_there(&turn, &path_of(wanted), wanted).await {
+                Ok(is_there) => return Ok(is_there),
+                Err(error) => tour.failed(&turn.endpoint, error),
+            }
+        }
+        Err(tour.into_error(|| Error::NoHosts("push")))
+    }
+
     /// Everything of an image goes to one host.
     fn push_tour(&self) -> Result<Tour, Error> {
         let first = self.0.endpoints.iter().find(|endpoint| endpoint.host.capabilities.push);

@@ -4,8 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use davit_types::{Descriptor, Reference};
-use http::Method;
-use http::header::{ACCEPT, HeaderValue};
+use http::header::HeaderValue;
 
 use super::answer::Answer;
 use super::auth::Auth;
@@ -60,28 +59,6 @@ impl Repository {
         for endpoint in endpoints.iter().filter(|endpoint| endpoint.host.authority == host) {
             log::warn!(host; "wrong bytes came from here");
             shared.health.note_liar(endpoint.origin(), &shared.settings);
-        }
-    }
-
-    /// Whether the repository has the blob or manifest.
-    ///
-    /// # Errors
-    /// When nobody can say.
-    pub async fn has(&self, wanted: &Descriptor) -> Result<bool, Error> {
-        let path = path_of(wanted);
-        let mut tour = self.tour("pull", |can| can.pull)?;
-        while let Some(turn) = tour.next().await {
-            let url = turn.endpoint.mirror_url(&path, self.0.reference.domain());
-            let mut ask = turn.endpoint.ask(Method::HEAD, url);
-            ask.headers.insert(ACCEPT, accept(&wanted.media_type));
-            match self.send(ask, &turn, &self.pull_scope()).await {
-                Ok(answer) => return answer.discard_with(true).await,
-                Err(error) => tour.failed(&turn.endpoint, error),
-            }
-        }
-        match tour.into_error(|| Error::NoHosts("pull")) {
-            Error::NotFound(_) => Ok(false),
-            error => Err(error),
         }
     }
 

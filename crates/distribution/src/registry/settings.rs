@@ -28,7 +28,9 @@ pub struct Settings {
     /// The same, while there is another host left to ask. A mirror may have to
     /// fetch first what it is asked for.
     pub mirror_timeout: Duration,
-    /// How long a server may take to answer after it has got all of an upload.
+    /// How long a server may take to answer after it has got all of an upload,
+    /// and at most to begin with a blob where there is no other host left to
+    /// ask: it gets twice as much time at each attempt.
     pub commit_timeout: Duration,
     /// Bytes a second; a host that is slower while there is another one left
     /// to ask is left.

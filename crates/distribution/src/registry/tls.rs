@@ -79,7 +79,7 @@ fn verifier(
 ) -> Result<Arc<dyn ServerCertVerifier>, Error> {
     let algorithms = provider.signature_verification_algorithms;
     if tls.skip_verify {
-        return Ok(Arc::new(Anybody(algorithms)));
+        return Ok(Arc::new(Blind { takes_any: true, algorithms }));
     }
     let mut roots = RootCertStore { roots: system_roots().to_vec() };
     let mut named = Vec::new();
@@ -90,7 +90,7 @@ fn verifier(
         }
     }
     if roots.is_empty() {
-        return Ok(Arc::new(Nobody(algorithms)));
+        return Ok(Arc::new(Blind { takes_any: false, algorithms }));
     }
     let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()
@@ -181,56 +181,63 @@ impl ServerCertVerifier for Named {
     }
 }
 
-/// Defines a verifier that gives the same verdict on every certificate.
-macro_rules! verdict {
-    ($(#[$doc:meta])* $name:ident, $verdict:expr) => {
-        $(#[$doc])*
-        #[derive(Debug)]
-        struct $name(WebPkiSupportedAlgorithms);
+/// Looks at no certificate: takes any, as `skip_verify` says, or none, where
+/// this system knows no authority.
+#[derive(Debug)]
+struct Blind {
+    takes_any: bool,
+    algorithms: WebPkiSupportedAlgorithms,
+}
 
-        impl ServerCertVerifier for $name {
-            fn verify_server_cert(
-                &self,
-                _certificate: &CertificateDer<'_>,
-                _chain: &[CertificateDer<'_>],
-                _name: &ServerName<'_>,
-                _ocsp: &[u8],
-                _now: UnixTime,
-            ) -> Result<ServerCertVerified, rustls::Error> {
-                $verdict
-            }
+impl Blind {
+    /// Whether it does not matter who signs, either. Certificates of version 1
+    /// (`openssl x509 -req` makes them) cannot be read here, so that nobody
+    /// knows whose the signature should be; Go reads them.
+    fn takes_signature(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.takes_any && ParsedCertificate::try_from(certificate).is_err()
+    }
+}
 
-            fn verify_tls12_signature(
-                &self,
-                message: &[u8],
-                certificate: &CertificateDer<'_>,
-                signed: &DigitallySignedStruct,
-            ) -> Result<HandshakeSignatureValid, rustls::Error> {
-                crypto::verify_tls12_signature(message, certificate, signed, &self.0)
-            }
-
-            fn verify_tls13_signature(
-                &self,
-                message: &[u8],
-                certificate: &CertificateDer<'_>,
-                signed: &DigitallySignedStruct,
-            ) -> Result<HandshakeSignatureValid, rustls::Error> {
-                crypto::verify_tls13_signature(message, certificate, signed, &self.0)
-            }
-
-            fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-                self.0.supported_schemes()
-            }
+impl ServerCertVerifier for Blind {
+    fn verify_server_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _chain: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.takes_any {
+            true => Ok(ServerCertVerified::assertion()),
+            false => Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)),
         }
-    };
-}
+    }
 
-verdict! {
-    /// Takes any certificate, as `skip_verify` says.
-    Anybody, Ok(ServerCertVerified::assertion())
-}
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        if self.takes_signature(certificate) {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
+        crypto::verify_tls12_signature(message, certificate, signed, &self.algorithms)
+    }
 
-verdict! {
-    /// Takes no certificate: this system knows no authority.
-    Nobody, Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        if self.takes_signature(certificate) {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
+        crypto::verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Method;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::OnceCell;
@@ -52,6 +52,18 @@ pub(crate) struct Wanted {
     pub login: Option<Login>,
 }
 
+/// How the token servers of one host are asked.
+#[derive(Clone, Copy)]
+pub(crate) struct Manner<'a> {
+    pub clients: &'a Pair,
+    pub patience: Patience,
+    /// How we call ourselves.
+    pub user_agent: &'a HeaderValue,
+    /// What a token server at the host itself gets to see beside our
+    /// certificate. `None` when the host is not one of the repository's.
+    pub private: Option<&'a HeaderMap>,
+}
+
 /// One that was given to us.
 #[derive(Clone)]
 pub(crate) struct Token {
@@ -71,14 +83,9 @@ impl TokenCache {
     ///
     /// # Errors
     /// [`Error::Token`].
-    pub async fn get(
-        &self,
-        wanted: &Wanted,
-        clients: &Pair,
-        patience: Patience,
-    ) -> Result<Token, Error> {
-        let cell = self.cell(wanted.key());
-        cell.get_or_try_init(|| wanted.fetch(clients, patience)).await.cloned()
+    pub async fn get(&self, wanted: &Wanted, manner: Manner<'_>) -> Result<Token, Error> {
+        let cell = self.cell(wanted.key(wanted.private(manner)));
+        cell.get_or_try_init(|| wanted.fetch(manner)).await.cloned()
     }
 
     fn cell(&self, key: [u8; 32]) -> Arc<OnceCell<Token>> {
@@ -103,8 +110,13 @@ impl TokenCache {
 }
 
 impl Wanted {
+    /// The headers for the token server: ours are for the registry alone.
+    fn private<'a>(&self, manner: Manner<'a>) -> Option<&'a HeaderMap> {
+        manner.private.filter(|_| self.realm.origin() == self.origin)
+    }
+
     /// What tells tokens apart, without the secret in it.
-    fn key(&self) -> [u8; 32] {
+    fn key(&self, headers: Option<&HeaderMap>) -> [u8; 32] {
         let scopes: Vec<String> = self.scopes.iter().collect();
         let login = match &self.login {
             None => vec!["nobody"],
@@ -116,25 +128,28 @@ impl Wanted {
         let origin = format!("{:?}", self.origin);
         let realm = format!("{}{:?}", self.realm, self.realm.origin());
         let all = [origin.as_str(), &realm, &self.service, &scopes.join(" ")];
+        let texts = all.into_iter().chain(login).map(str::as_bytes);
+        let headers = headers.into_iter().flatten();
+        let headers = headers.flat_map(|(name, value)| [name.as_ref(), value.as_bytes()]);
         let mut hash = Sha256::new();
-        for part in all.into_iter().chain(login) {
+        for part in texts.chain(headers) {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
         hash.finalize().into()
     }
 
-    async fn fetch(&self, clients: &Pair, patience: Patience) -> Result<Token, Error> {
+    async fn fetch(&self, manner: Manner<'_>) -> Result<Token, Error> {
         let wrap = |kind| move |source| Error::Token { kind, source: Box::new(source) };
         match self.secret() {
-            None => self.get(clients, patience).await.map_err(wrap("anonymous")),
+            None => self.get(manner).await.map_err(wrap("anonymous")),
             Some((username, secret)) => {
-                let posted = self.post(username, secret, clients, patience).await;
+                let posted = self.post(username, secret, manner).await;
                 match posted {
                     // Not every server knows this way (containerd,
                     // `core/remotes/docker/authorizer.go`).
                     Err(error) if knows_no_post(&error, username) => {
-                        self.get(clients, patience).await.map_err(wrap("oauth"))
+                        self.get(manner).await.map_err(wrap("oauth"))
                     }
                     posted => posted.map_err(wrap("oauth")),
                 }
@@ -154,13 +169,7 @@ impl Wanted {
     }
 
     /// OAuth 2: everything in the body.
-    async fn post(
-        &self,
-        username: &str,
-        secret: &str,
-        clients: &Pair,
-        patience: Patience,
-    ) -> Result<Token, Error> {
+    async fn post(&self, username: &str, secret: &str, manner: Manner<'_>) -> Result<Token, Error> {
         let scopes: Vec<String> = self.scopes.iter().collect();
         let mut form = vec![("service", self.service.as_str()), ("client_id", CLIENT_ID)];
         let scopes = scopes.join(" ");
@@ -180,11 +189,11 @@ impl Wanted {
         ask.payload = Payload::Whole(Bytes::from(pairs.join("&")));
         // The body is a secret and follows no redirect.
         ask.is_stationary = true;
-        self.exchange(ask, clients, patience).await
+        self.exchange(ask, manner).await
     }
 
     /// Docker's older way.
-    async fn get(&self, clients: &Pair, patience: Patience) -> Result<Token, Error> {
+    async fn get(&self, manner: Manner<'_>) -> Result<Token, Error> {
         let mut url = self.realm.clone();
         if !self.service.is_empty() {
             url = url.with_query("service", &self.service);
@@ -197,22 +206,23 @@ impl Wanted {
             let value = secret(&basic(username, password))?;
             ask.authorizations.push((self.realm.origin(), value));
         }
-        self.exchange(ask, clients, patience).await
+        self.exchange(ask, manner).await
     }
 
-    async fn exchange(
-        &self,
-        mut ask: Ask,
-        clients: &Pair,
-        patience: Patience,
-    ) -> Result<Token, Error> {
+    async fn exchange(&self, mut ask: Ask, manner: Manner<'_>) -> Result<Token, Error> {
         ask.is_secret = true;
+        ask.headers.insert(USER_AGENT, manner.user_agent.clone());
         let obtained = Instant::now();
-        // Our certificate is for the registry alone.
-        let at_registry = self.realm.origin() == self.origin;
-        let elsewhere = clients.elsewhere.clone();
-        let home = if at_registry { clients.home.clone() } else { elsewhere.clone() };
-        let answer = Pair { home, elsewhere }.send(&ask, patience).await?;
+        let Pair { home, elsewhere } = manner.clients.clone();
+        // So is our certificate.
+        let home = match self.private(manner) {
+            Some(headers) => {
+                ask.private = headers.clone();
+                home
+            }
+            None => elsewhere.clone(),
+        };
+        let answer = Pair { home, elsewhere }.send(&ask, manner.patience).await?;
         let answer = if answer.status.is_success() {
             answer
         } else {
@@ -303,15 +313,15 @@ mod tests {
         let login =
             |password: &str| Some(Login::Basic { username: "u".into(), password: password.into() });
         let keys = [
-            wanted(None, "repository:a:pull").key(),
-            wanted(None, "repository:a:pull,push").key(),
-            wanted(login("one"), "repository:a:pull").key(),
-            wanted(login("two"), "repository:a:pull").key(),
-            wanted(Some(Login::Refresh("one".into())), "repository:a:pull").key(),
+            wanted(None, "repository:a:pull").key(None),
+            wanted(None, "repository:a:pull,push").key(None),
+            wanted(login("one"), "repository:a:pull").key(None),
+            wanted(login("two"), "repository:a:pull").key(None),
+            wanted(Some(Login::Refresh("one".into())), "repository:a:pull").key(None),
         ];
         let distinct: std::collections::HashSet<_> = keys.iter().collect();
         assert_eq!(distinct.len(), keys.len());
-        assert_eq!(keys[0], wanted(None, "repository:a:pull").key());
+        assert_eq!(keys[0], wanted(None, "repository:a:pull").key(None));
     }
 
     #[test]

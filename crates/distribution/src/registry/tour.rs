@@ -133,7 +133,8 @@ impl Tour {
         let healthy = |endpoint: &Arc<Endpoint>| !self.health.is_bad(&endpoint.origin());
         // Nobody is hurried on to a host that is known to be dead.
         let is_hurried = self.stops[self.position..].iter().any(healthy);
-        Some(Turn { endpoint, patience: Patience::new(&self.settings, is_hurried) })
+        let patience = Patience::new(&self.settings, is_hurried, self.round);
+        Some(Turn { endpoint, patience })
     }
 
     fn pause(&mut self) -> Duration {

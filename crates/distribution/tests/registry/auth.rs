@@ -92,6 +92,66 @@ async fn a_token_server_of_the_older_kind_is_asked_its_way() {
 }
 
 #[tokio::test]
+async fn a_token_server_of_the_registrys_own_gets_the_hosts_headers() {
+    for login in [None, Some(basic())] {
+        let server = Server::start(|seen| guarded(|_| Reply::ok(TOKEN), seen)).await;
+        let mut access = access([host(&server.address)]);
+        access.hosts[0].headers = vec![("X-Key".into(), "k".into())];
+        access.headers = vec![("X-Client".into(), "c".into())];
+        if let Some(login) = login {
+            access.credentials = Arc::new(Known(server.address.clone(), login));
+        }
+        open(&registry(quick()), "registry.test/team/app:1", access).resolve().await.unwrap();
+        let seen = &server.seen()[1];
+        assert_eq!(seen.path(), "/token");
+        assert_eq!(seen.header("user-agent"), Some(&*quick().user_agent));
+        assert_eq!((seen.header("x-key"), seen.header("x-client")), (Some("k"), None));
+    }
+}
+
+#[tokio::test]
+async fn a_token_server_elsewhere_gets_none_of_them() {
+    let tokens = Server::start(|_| Reply::ok(TOKEN)).await;
+    let realm = format!("Bearer realm=\"http://{}/token\",service=\"s\"", tokens.address);
+    let server = Server::start(move |seen| match seen.header("authorization") {
+        Some("Bearer t0k3n") => guarded(|_| Reply::not_found(), seen),
+        _ => Reply::challenge(&realm),
+    })
+    .await;
+    let mut access = access([host(&server.address)]);
+    access.hosts[0].headers =
+        vec![("X-Key".into(), "k".into()), ("User-Agent".into(), "u/1".into())];
+    open(&registry(quick()), "registry.test/team/app:1", access).resolve().await.unwrap();
+    let seen = &tokens.seen()[0];
+    assert_eq!((seen.header("user-agent"), seen.header("x-key")), (Some("u/1"), None));
+}
+
+#[tokio::test]
+async fn other_headers_may_mean_another_token() {
+    let server = Server::start(|seen| guarded(|_| Reply::ok(TOKEN), seen)).await;
+    let registry = registry(quick());
+    let fetched = || server.seen().iter().filter(|seen| seen.path() == "/token").count();
+    for (key, expected) in [("one", 1), ("one", 1), ("two", 2)] {
+        let mut access = access([host(&server.address)]);
+        access.hosts[0].headers = vec![("X-Key".into(), key.into())];
+        open(&registry, "registry.test/team/app:1", access).resolve().await.unwrap();
+        assert_eq!(fetched(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_we_are_redirected_to_gets_no_headers_with_its_token_either() {
+    let storage = Server::start(|seen| guarded(|_| Reply::ok(TOKEN), seen)).await;
+    let to = format!("http://{}/x", storage.address);
+    let server = Server::start(move |_| Reply::redirect(&to)).await;
+    let mut access = access([host(&server.address)]);
+    access.hosts[0].headers = vec![("X-Key".into(), "k".into())];
+    open(&registry(quick()), "registry.test/team/app:1", access).resolve().await.unwrap();
+    assert!(storage.seen().iter().any(|seen| seen.path() == "/token"));
+    assert!(storage.seen().iter().all(|seen| seen.header("x-key").is_none()));
+}
+
+#[tokio::test]
 async fn a_refresh_token_is_exchanged() {
     let server = Server::start(|seen| guarded(|_| Reply::ok(TOKEN), seen)).await;
     let login = Login::Refresh("r3fr3sh".into());

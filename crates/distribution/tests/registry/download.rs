@@ -54,6 +54,24 @@ async fn broken_connections_are_resumed_where_they_broke() {
 }
 
 #[tokio::test]
+async fn the_only_host_may_have_to_fetch_a_blob_before_it_answers() {
+    let blob = bytes(1000);
+    let wanted = descriptor(LAYER, &blob);
+    let served = blob.clone();
+    let server =
+        Server::start(move |seen| Reply::part_of(&served, seen).after(Duration::from_secs(1)))
+            .await;
+    let hosts = access([host(&server.address)]);
+    let settings = Settings { stall_timeout: Duration::from_millis(300), ..impatient() };
+    let repository = open(&registry(settings), "registry.test/team/app:1", hosts);
+    assert_eq!(read(&repository, &wanted, 0).await.unwrap(), blob);
+    assert!(server.seen().len() >= 3, "it was not hurried at first");
+    // What is small has to come soon.
+    let error = repository.resolve().await.unwrap_err();
+    assert!(text(&error).ends_with("no answer came in time"), "{}", text(&error));
+}
+
+#[tokio::test]
 async fn another_name_for_the_same_bytes_costs_no_bytes() {
     let blob = bytes(SIZE);
     let wanted = descriptor(LAYER, &blob);

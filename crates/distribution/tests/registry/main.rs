@@ -45,7 +45,7 @@ fn hasty() -> Settings {
 }
 
 fn registry(settings: Settings) -> Registry {
-    Registry::new(settings).unwrap()
+    Registry::new(settings)
 }
 
 fn host(authority: &str) -> Host {

@@ -13,7 +13,7 @@ fn through(proxy: &str, host: Host) -> Repository {
     let proxy = format!("http://user:s3cr3t@{proxy}");
     let variable = |name: &str| name.ends_with("_PROXY").then(|| proxy.clone());
     let variable = |name: &str| variable(name).filter(|_| !name.starts_with("NO"));
-    let registry = Registry::with_environment(quick(), variable).unwrap();
+    let registry = Registry::with_environment(quick(), variable);
     open(&registry, "registry.test/a:1", access([host]))
 }
 
@@ -82,4 +82,25 @@ async fn a_proxy_that_refuses_is_quoted() {
     let _ = text(&error);
     assert!(text(&error).contains("proxyconnect tcp: "), "{}", text(&error));
     assert!(!text(&error).contains("s3cr3t"));
+}
+
+#[tokio::test]
+async fn a_proxy_that_we_cannot_use_is_named_by_what_would_go_through_it() {
+    let value = "socks5://user:s3cr3t@127.0.0.1:1080";
+    let variable = |name: &str| (name == "HTTPS_PROXY").then(|| value.to_owned());
+    let registry = Registry::with_environment(quick(), variable);
+    let host = |scheme: &str| Host { scheme: scheme.into(), ..host("registry.test") };
+    let repository = open(&registry, "registry.test/a:1", access([host("https")]));
+    let error = repository.resolve().await.unwrap_err();
+    let expected = "HTTPS_PROXY=socks5://127.0.0.1:1080: unsupported protocol scheme";
+    assert!(text(&error).contains(expected), "{}", text(&error));
+    assert!(!text(&error).contains("s3cr3t"), "{}", text(&error));
+    assert!(!error.is_temporary());
+    // What goes past that proxy is none of its business.
+    let server = Server::start(|_| Reply::ok("{}")).await;
+    for scheme in ["http", "https"] {
+        let host =
+            Host { scheme: scheme.into(), http_fallback: true, ..crate::host(&server.address) };
+        open(&registry, "registry.test/a:1", access([host])).resolve().await.unwrap();
+    }
 }

@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
+use davit_distribution::push::Target;
 use davit_distribution::registry::{BlobSource, Error, Pushed, Repository, Settings};
 use davit_types::{Descriptor, Kind};
 
 use crate::server::{Reply, Seen, Server};
 use crate::{
-    Known, LAYER, MANIFEST, access, basic, bytes, descriptor, host, mirror, on, open, quick,
-    registry, text,
+    Known, LAYER, MANIFEST, access, basic, bytes, descriptor, host, impatient, mirror, on, open,
+    quick, registry, text,
 };
 
 /// A registry of one repository, in memory.
@@ -364,6 +366,43 @@ async fn manifests_go_by_tag_and_by_digest_once() {
     assert_eq!(server.asked(), asked);
     assert_eq!(server.seen()[1].header("content-type"), Some(MANIFEST));
     assert_eq!(server.seen()[1].body, body);
+}
+
+#[tokio::test]
+async fn what_a_mirror_has_or_refuses_says_nothing_of_the_registry() {
+    let manifest = descriptor(MANIFEST, b"{}");
+    let registry = Server::start(|_| Reply::not_found()).await;
+    for reply in [Reply::ok("{}"), Reply::new("403 Forbidden"), Reply::not_found()] {
+        let other = Server::start(move |_| reply.clone()).await;
+        let repository = on([mirror(&other.address), host(&registry.address)]);
+        assert!(!Target::has(&repository, &manifest).await.unwrap());
+        assert_eq!(other.asked(), [""; 0]);
+    }
+    let holder = Server::start(|_| Reply::ok("{}")).await;
+    let mut host = host(&holder.address);
+    (host.capabilities.pull, host.capabilities.resolve) = (false, false);
+    assert!(Target::has(&on([host]), &manifest).await.unwrap());
+    let error = Target::has(&on([mirror(&holder.address)]), &manifest).await.unwrap_err();
+    assert!(error.to_string().contains("no push hosts"), "{error}");
+}
+
+#[tokio::test]
+async fn a_registry_may_take_long_to_store_what_it_has_got() {
+    let blob = bytes(1000);
+    let (wanted, manifest) = (descriptor(LAYER, &blob), descriptor(MANIFEST, b"{}"));
+    let store = Shared::default();
+    let server = Server::start(move |seen| {
+        let reply = obey(&store, seen);
+        // The request that completes the chunks, or brings the manifest.
+        if seen.method == "PUT" { reply.after(Duration::from_secs(1)) } else { reply }
+    })
+    .await;
+    let settings = Settings { upload_chunk: Some(600), retries: 0, ..impatient() };
+    let hosts = access([host(&server.address)]);
+    let repository = open(&registry(settings), "registry.test/team/app:1", hosts);
+    push(&repository, &wanted, &blob).await.unwrap();
+    let body = Bytes::from_static(b"{}");
+    repository.push_manifest(&manifest, body, Some("v1")).await.unwrap();
 }
 
 /// Says no as soon as it has seen an upload's headers, and hangs up.

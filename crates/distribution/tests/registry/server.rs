@@ -1,10 +1,11 @@
 //! An HTTP server whose answers, and faults, each test makes itself.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
 /// One request that came.
@@ -67,12 +68,15 @@ pub struct Reply {
     pub ending: Ending,
     /// Without `Content-Length`, until the connection ends.
     pub is_open_ended: bool,
+    /// How long the server thinks before it answers.
+    pub after: Duration,
 }
 
 impl Reply {
     pub fn new(status: &'static str) -> Self {
         let (headers, body) = (Vec::new(), Vec::new());
-        Self { status, headers, body, ending: Ending::Whole, is_open_ended: false }
+        let (ending, after) = (Ending::Whole, Duration::ZERO);
+        Self { status, headers, body, ending, is_open_ended: false, after }
     }
 
     pub fn ok(body: impl Into<Vec<u8>>) -> Self {
@@ -102,6 +106,10 @@ impl Reply {
 
     pub fn open_ended(self) -> Self {
         Self { is_open_ended: true, ..self }
+    }
+
+    pub fn after(self, after: Duration) -> Self {
+        Self { after, ..self }
     }
 
     /// The part of a blob that was asked for.
@@ -181,10 +189,14 @@ impl Server {
     }
 }
 
-/// An address where nobody listens.
+/// An address where nobody listens. It is held as long as the process lives:
+/// another test's server could come to it otherwise.
 pub async fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap().to_string()
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    std::mem::forget(socket);
+    address
 }
 
 async fn serve_plain(
@@ -194,8 +206,34 @@ async fn serve_plain(
     handler: Arc<Handler>,
 ) {
     if serve(&mut stream, &log, &count, &*handler).await {
+        wait_until_received(&stream).await;
         stream.set_zero_linger().unwrap();
     }
+}
+
+/// Waits until the kernel holds nothing any more that the client has yet to
+/// receive; a second at most.
+async fn wait_until_received(stream: &TcpStream) {
+    for _ in 0..1000 {
+        if unsent(stream).is_none_or(|bytes| bytes == 0) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Bytes in the kernel's queue towards the peer of a connection over IPv4;
+/// nothing once it has ended.
+fn unsent(stream: &TcpStream) -> Option<u64> {
+    let port = |address: SocketAddr| format!(":{:04X}", address.port());
+    let (local, remote) = (port(stream.local_addr().ok()?), port(stream.peer_addr().ok()?));
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    table.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ours = words.get(1)?.ends_with(&local) && words.get(2)?.ends_with(&remote);
+        let (queued, _) = words.get(4)?.split_once(':')?;
+        ours.then(|| u64::from_str_radix(queued, 16).ok())?
+    })
 }
 
 /// Answers until the connection ends; true when that is to be by a reset.
@@ -273,6 +311,7 @@ async fn answer<S: AsyncWrite + Unpin>(
         head.push_str(&format!("Content-Length: {}\r\n", reply.body.len()));
     }
     head.push_str("\r\n");
+    tokio::time::sleep(reply.after).await;
     if stream.write_all(head.as_bytes()).await.is_err() {
         return Next::End;
     }
@@ -296,11 +335,7 @@ async fn finish<S: AsyncWrite + Unpin>(stream: &mut S, reply: &Reply) -> Next {
     match reply.ending {
         Ending::Whole => Next::Go,
         Ending::Cut(_) => Next::End,
-        Ending::Reset(_) => {
-            // What is on its way must arrive before the reset does.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            Next::Reset
-        }
+        Ending::Reset(_) => Next::Reset,
         Ending::Stall(_) => std::future::pending().await,
         Ending::Trickle => {
             for byte in &reply.body {

@@ -9,6 +9,7 @@ use davit_distribution::registry::Repository;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig, crypto};
 use tokio_rustls::TlsAcceptor;
 
@@ -35,6 +36,31 @@ impl Identity {
         let constraint = "basicConstraints=critical,CA:FALSE";
         let options = ["-CA".as_ref(), ca, "-CAkey".as_ref(), key];
         Self::make(name, &[&options[..], &["-addext".as_ref(), constraint.as_ref()]].concat())
+    }
+
+    /// In version 1, which has no place for names.
+    fn old() -> Self {
+        let new = Self::new("a.test");
+        let csr = new.key.with_extension("csr");
+        let signed = Command::new("openssl")
+            .args(["req", "-new", "-subj", "/CN=test", "-key"])
+            .arg(&new.key)
+            .arg("-out")
+            .arg(&csr)
+            .output()
+            .expect("openssl is installed");
+        assert!(signed.status.success());
+        let made = Command::new("openssl")
+            .args(["x509", "-req", "-days", "2", "-signkey"])
+            .arg(&new.key)
+            .arg("-in")
+            .arg(&csr)
+            .arg("-out")
+            .arg(&new.certificate)
+            .output()
+            .expect("openssl is installed");
+        assert!(made.status.success());
+        new
     }
 
     fn make(name: &str, options: &[&std::ffi::OsStr]) -> Self {
@@ -79,7 +105,10 @@ pub fn acceptor(identity: &Identity, client: Option<&Identity>) -> TlsAcceptor {
         }
     };
     let key = PrivateKeyDer::from_pem_file(&identity.key).unwrap();
-    let config = builder.with_single_cert(chain(&identity.certificate), key).unwrap();
+    // Without a look at whether the certificate makes sense.
+    let key = crypto::ring::sign::any_supported_type(&key).unwrap();
+    let identity = CertifiedKey::new(chain(&identity.certificate), key);
+    let config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
     TlsAcceptor::from(Arc::new(config))
 }
 
@@ -108,6 +137,14 @@ async fn a_certificate_that_the_configuration_names_is_taken() {
         assert!(text.contains("tls: failed to verify certificate: x509: "), "{text}");
         assert!(!error.is_temporary());
     }
+}
+
+#[tokio::test]
+async fn a_certificate_of_version_1_is_taken_where_nobody_looks() {
+    let identity = Identity::old();
+    let server = server(&identity, None).await;
+    secure(&server, Tls { skip_verify: true, ..Tls::default() }).resolve().await.unwrap();
+    assert!(secure(&server, Tls::default()).resolve().await.is_err());
 }
 
 #[tokio::test]
