@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::io::{self, Read, Write};
+use std::rc::Rc;
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
@@ -14,6 +15,10 @@ use crate::attributes::get_xattr;
 use crate::tar::{EntryKind, Header, Writer};
 
 const CAPABILITY: &str = "security.capability";
+
+/// The directories above a name, topmost first, with what is needed to write
+/// them.
+type Ancestors = Vec<Rc<(CString, Stat)>>;
 
 /// One directory of the walk, seen from both sides.
 struct Level {
@@ -31,14 +36,14 @@ pub(crate) struct Comparison<W> {
     archive: Writer<W>,
     /// No entry is younger than this; seconds since 1970.
     newest: Option<i64>,
-    /// The directories on the way down, with what is needed to write them.
-    path: Vec<(CString, Stat)>,
+    /// The directories on the way down.
+    path: Ancestors,
     /// Directories that are in the archive.
     written: HashSet<Vec<u8>>,
     /// The first name in the archive of an inode that has several.
     linked: HashMap<u64, Vec<u8>>,
     /// Unchanged names of such inodes, to be linked when another changed.
-    unchanged: HashMap<u64, Vec<Vec<u8>>>,
+    unchanged: HashMap<u64, Vec<(Vec<u8>, Ancestors)>>,
 }
 
 impl<W: Write> Comparison<W> {
@@ -77,8 +82,8 @@ impl<W: Write> Comparison<W> {
 
     fn full_name(&self, name: &CStr) -> Vec<u8> {
         let mut full = Vec::new();
-        for (part, _) in &self.path {
-            full.extend_from_slice(part.as_bytes());
+        for directory in &self.path {
+            full.extend_from_slice(directory.0.as_bytes());
             full.push(b'/');
         }
         full.extend_from_slice(name.to_bytes());
@@ -108,12 +113,12 @@ impl<W: Write> Comparison<W> {
         let layer = at.layer.as_ref().and_then(|layer| open_dir(layer, name).ok());
         let layer = layer.and_then(merges);
         let next = level(lower, open_dir(&at.upper, name)?, layer)?;
-        self.path.push((name.clone(), after));
+        self.path.push(Rc::new((name.clone(), after)));
         Ok(Some(next))
     }
 
     fn delete(&mut self, name: &CString) -> io::Result<()> {
-        self.write_parents()?;
+        self.write_parents(&self.path.clone())?;
         let whiteout = CString::new([b".wh.", name.as_bytes()].concat())?;
         let full = self.full_name(&whiteout);
         self.archive.start(&Header::empty(full))
@@ -138,7 +143,8 @@ impl<W: Write> Comparison<W> {
                 header.kind = EntryKind::HardLink;
                 header.size = 0;
             } else if same {
-                self.unchanged.entry(stat.st_ino).or_default().push(header.name);
+                let name = (header.name, self.path.clone());
+                self.unchanged.entry(stat.st_ino).or_default().push(name);
                 return Ok(());
             } else {
                 self.linked.insert(stat.st_ino, header.name.clone());
@@ -151,7 +157,7 @@ impl<W: Write> Comparison<W> {
             header.link_name = fs::readlinkat(&at.upper, name, Vec::new())?.into_bytes();
         }
         header.xattrs = capability(&at.upper, name)?;
-        self.write_parents()?;
+        self.write_parents(&self.path.clone())?;
         self.archive.start(&header)?;
         if header.kind == EntryKind::File && header.size > 0 {
             self.data(&at.upper, name, header.size)?;
@@ -163,31 +169,32 @@ impl<W: Write> Comparison<W> {
     }
 
     /// The unchanged other names of a file that has changed.
-    fn links(&mut self, mut header: Header, names: Vec<Vec<u8>>) -> io::Result<()> {
+    fn links(&mut self, mut header: Header, names: Vec<(Vec<u8>, Ancestors)>) -> io::Result<()> {
         if names.is_empty() {
             return Ok(());
         }
         header.link_name = header.name;
         header.kind = EntryKind::HardLink;
         header.size = 0;
-        for name in names {
+        for (name, parents) in names {
+            self.write_parents(&parents)?;
             header.name = name;
             self.archive.start(&header)?;
         }
         Ok(())
     }
 
-    /// The directories above, where the archive has not got them yet.
-    fn write_parents(&mut self) -> io::Result<()> {
+    /// The directories above a name, where the archive has not got them yet.
+    fn write_parents(&mut self, parents: &[Rc<(CString, Stat)>]) -> io::Result<()> {
         let mut full = Vec::new();
-        for index in 0..self.path.len() {
-            let (name, stat) = self.path[index].clone();
+        for (index, parent) in parents.iter().enumerate() {
+            let (name, stat) = &**parent;
             if index > 0 {
                 full.push(b'/');
             }
             full.extend_from_slice(name.as_bytes());
             if self.written.insert(full.clone()) {
-                let header = self.header(full.clone(), EntryKind::Directory, &stat);
+                let header = self.header(full.clone(), EntryKind::Directory, stat);
                 self.archive.start(&header)?;
             }
         }

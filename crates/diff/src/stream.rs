@@ -31,7 +31,7 @@ const CHUNKS_WAITING: usize = 8;
 /// five-hundredth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Limits {
-    /// Bytes of the uncompressed stream.
+    /// Bytes of the uncompressed stream, and of the holes in sparse files.
     pub uncompressed_bytes: u64,
     /// Uncompressed bytes for each compressed one.
     pub ratio: u64,

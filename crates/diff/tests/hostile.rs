@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
-use common::{Archive, apply, apply_to_overlay, header, listing};
+use common::{Archive, apply, apply_to_overlay, header, listing, raw};
 use davit_diff::tar::{EntryKind, Header, Reader};
 use davit_diff::{ApplyOptions, Error, Limits};
 use davit_types::{ErrorKind, Kind};
@@ -353,6 +353,36 @@ fn huge_headers_cost_no_memory() {
         let error = Reader::new(&block[..]).next_entry().unwrap_err();
         assert!(error.to_string().contains("header field too long"), "{error}");
     }
+}
+
+/// Headers as large as they may be, full of the smallest records.
+#[test]
+#[ignore = "run by the next one, with a limit"]
+fn read_many_records() {
+    let attributes = |n: usize| raw::record(&format!("SCHILY.xattr.{n}"), b"");
+    let pieces = |n: usize| raw::record(["GNU.sparse.offset", "GNU.sparse.numbytes"][n % 2], b"0");
+    let headers = [
+        (0..30_000).map(attributes).collect::<Vec<_>>(),
+        (0..30_000).map(pieces).chain([raw::record("GNU.sparse.numblocks", b"15000")]).collect(),
+    ];
+    for records in headers.map(|records| raw::entry("pax", b'x', &records.concat(), |_| {})) {
+        let piece = [records, raw::file("file", "")].concat();
+        let archive = raw::archive(&vec![piece; 10]);
+        let mut reader = Reader::new(&archive[..]);
+        let mut count = 0;
+        while reader.next_entry().unwrap().is_some() {
+            count += 1;
+        }
+        assert_eq!(count, 10);
+    }
+}
+
+#[test]
+fn records_cost_no_more_than_they_are_long() {
+    // Seconds of the processor; comparing each with each takes minutes.
+    let program = std::env::current_exe().unwrap();
+    let program = program.to_str().unwrap();
+    common::run("prlimit", &["--cpu=30", program, "--ignored", "--exact", "read_many_records"]);
 }
 
 #[test]

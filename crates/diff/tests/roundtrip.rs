@@ -271,6 +271,23 @@ fn changes_are_found_and_come_through() {
     assert_eq!(listing(&before), listing(&after));
 }
 
+#[test]
+fn links_to_what_is_unchanged_come_with_their_directories() {
+    let dirs = Dirs::new();
+    let (before, after) = (dirs.make("before"), dirs.make("after"));
+    fs::create_dir_all(before.join("tmp/d")).unwrap();
+    fs::set_permissions(before.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::write(before.join("tmp/d/x"), "x").unwrap();
+    fs::hard_link(before.join("tmp/d/x"), before.join("tmp/y")).unwrap();
+    run("cp", &["-a", "--", &format!("{}/.", before.display()), after.to_str().unwrap()]);
+    fs::hard_link(after.join("tmp/d/x"), after.join("z")).unwrap();
+    let file = dirs.0.path().join("layer");
+    fs::write(&file, diff(&before, &after, Compression::None)).unwrap();
+    let names = String::from_utf8(run("tar", &["-tf", file.to_str().unwrap()])).unwrap();
+    let names: Vec<_> = names.lines().collect();
+    assert_eq!(names, ["z", "tmp/", "tmp/d/", "tmp/d/x", "tmp/y"]);
+}
+
 struct Overlay(PathBuf);
 
 impl Overlay {
@@ -317,8 +334,11 @@ fn a_layer_in_an_upper_directory_shows_as_the_tree() {
 fn whiteouts_hide_what_lay_below_in_any_order() {
     let below =
         Archive::new().dir("d").file("d/old", "1").dir("e").file("e/old", "1").file("f", "1");
-    let below =
-        below.dir("g").file("g/old", "1").dir("h").dir("h/sub").file("h/sub/old", "1").bytes();
+    let below = below.dir("g").file("g/old", "1").dir("h").dir("h/sub").file("h/sub/old", "1");
+    let below = ["i", "i/sub", "j", "j/sub"].into_iter().fold(below, |below, dir| {
+        below.dir(dir).file(&format!("{dir}/old"), "1").dir(&format!("{dir}/gone"))
+    });
+    let below = below.bytes();
     let above = Archive::new()
         // Before and behind what comes in its place.
         .file(".wh.d", "")
@@ -338,6 +358,18 @@ fn whiteouts_hide_what_lay_below_in_any_order() {
         .file("h/.wh..wh..opq", "")
         .dir("h/sub")
         .file("h/sub/new", "2")
+        // In directories that are only implied, there before or not.
+        .file("i/sub/new", "2")
+        .file(".wh.i", "")
+        .symlink("to-j", "j")
+        .file("to-j/sub/new", "2")
+        .file("j/.wh..wh..opq", "")
+        .file("k/sub/new", "2")
+        .file(".wh.k", "")
+        // What is made in place of another has nothing of it.
+        .file("l/sub/new", "2")
+        .file("l", "2")
+        .file(".wh.l", "")
         .bytes();
     let expected = [
         "d/",
@@ -351,6 +383,17 @@ fn whiteouts_hide_what_lay_below_in_any_order() {
         "h/",
         "h/sub/",
         "h/sub/new=2",
+        "i/",
+        "i/sub/",
+        "i/sub/new=2",
+        "j/",
+        "j/sub/",
+        "j/sub/new=2",
+        "k/",
+        "k/sub/",
+        "k/sub/new=2",
+        "l=2",
+        "to-j -> j",
     ];
     let dirs = Dirs::new();
     let (tree, lower, upper) = (dirs.make("tree"), dirs.make("lower"), dirs.make("upper"));

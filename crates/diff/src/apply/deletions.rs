@@ -2,12 +2,13 @@
 
 use std::ffi::CString;
 use std::io;
+use std::rc::Rc;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{self, AtFlags, FileType, Mode, XattrFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
-use super::{Extractor, Parent, Step, failed, kind_of, open_dir};
+use super::{Extractor, Parent, Step, failed, inode, kind_of, open_dir, stat_of};
 use crate::tar::Entry;
 use crate::whiteout::{Whiteout, Whiteouts};
 
@@ -27,7 +28,7 @@ impl Extractor<'_> {
 
     fn delete_name(&mut self, parent: &Parent, name: &CString) -> Step {
         let Parent { fd: parent, inode } = parent;
-        if !self.made.contains(&(*inode, name.clone())) {
+        if !self.is_kept(parent, *inode, name).map_err(failed("stat"))? {
             return self.remove(parent, name).map_err(failed("remove"));
         }
         // The archive's own; what is deleted is what lay below.
@@ -36,6 +37,30 @@ impl Extractor<'_> {
             self.remove_foreign(&dir).map_err(failed("remove"))?;
         }
         Ok(())
+    }
+
+    /// Says that something of the archive is in a directory, and so in those
+    /// above it.
+    pub(super) fn hold(&mut self, parent: &Parent) -> Step {
+        let (mut dir, mut current) = (parent.fd.clone(), parent.inode);
+        // Above one that is known, all are.
+        while self.holding.insert(current) && current != inode(self.root.dir())? {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let above = fs::openat(&dir, "..", flags, Mode::empty()).map_err(failed("open"))?;
+            current = inode(&above)?;
+            dir = Rc::new(above);
+        }
+        Ok(())
+    }
+
+    /// Whether a name is the archive's own, or that of a directory with
+    /// something of the archive in it.
+    fn is_kept(&self, dir: &OwnedFd, inode: u64, name: &CString) -> io::Result<bool> {
+        if self.made.contains(&(inode, name.clone())) {
+            return Ok(true);
+        }
+        let stat = stat_of(dir, name)?;
+        Ok(stat.is_some_and(|stat| self.holding.contains(&stat.st_ino)))
     }
 
     /// Removes from a directory and those below what is not of this archive.
@@ -49,7 +74,7 @@ impl Extractor<'_> {
                 if matches!(name.as_bytes(), b"." | b"..") {
                     continue;
                 }
-                if !self.made.contains(&(inode, name.clone())) {
+                if !self.is_kept(&dir, inode, &name)? {
                     self.remove(&dir, &name)?;
                 } else if entry.file_type() == FileType::Directory {
                     pending.push(open_dir(&dir, &name)?);

@@ -5,6 +5,7 @@
 //! attribute is set through a descriptor of what the entry has made.
 
 mod deletions;
+mod times;
 
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -19,10 +20,12 @@ use rustix::io::Errno;
 use crate::attributes;
 use crate::data::copy;
 use crate::implied::{Unsettled, imitate, lower_dir};
-use crate::root::{Components, Root, components, join};
-use crate::tar::{Entry, EntryKind, Reader};
+use crate::root::{Components, Root, components};
+use crate::tar::{Entry, EntryKind, Extent, Reader};
 use crate::whiteout::{Whiteout, Whiteouts};
-use crate::{ApplyOptions, Error, Stream};
+use crate::{ApplyOptions, Error, Limits, Stream};
+
+use times::DirectoryTimes;
 
 const NODE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
@@ -42,14 +45,18 @@ pub(crate) struct Extractor<'a> {
     /// What it made without knowing those layers, where they come later.
     unsettled: Option<Unsettled>,
     whiteouts: Whiteouts,
-    entries_max: u64,
+    limits: Limits,
+    /// Bytes that sparse files have beside those in the archive.
+    holes: u64,
     /// The directory of the last entry: the next one mostly is in it too.
     parent: Option<(Components, Parent)>,
     /// What this archive has made, by the inode of the directory and the
     /// name: later deletions are not about these.
     made: HashSet<(u64, CString)>,
-    /// Directories' times, which their entries would change.
-    directories: Vec<(Components, Timestamps)>,
+    /// Directories that something of it is in or below, by their inodes: they
+    /// may have been there before, or be implied alone.
+    holding: HashSet<u64>,
+    directories: DirectoryTimes,
 }
 
 /// What failed with an entry, before its name is known.
@@ -67,10 +74,12 @@ impl<'a> Extractor<'a> {
             lower,
             unsettled: options.lower_later.then(Unsettled::default),
             whiteouts: options.whiteouts,
-            entries_max: options.limits.entries,
+            limits: options.limits,
+            holes: 0,
             parent: None,
             made: HashSet::new(),
-            directories: Vec::new(),
+            holding: HashSet::new(),
+            directories: DirectoryTimes::default(),
         }
     }
 
@@ -78,15 +87,17 @@ impl<'a> Extractor<'a> {
     pub fn extract(mut self, stream: &mut Stream) -> Result<Vec<PathBuf>, Error> {
         let mut reader = Reader::new(stream);
         let mut count = 0;
+        let entries_max = self.limits.entries;
         while let Some(entry) = reader.next_entry()? {
             count += 1;
-            if self.entries_max > 0 && count > self.entries_max {
-                return Err(Error::Limit { what: "entries", limit: self.entries_max });
+            if entries_max > 0 && count > entries_max {
+                return Err(Error::Limit { what: "entries", limit: entries_max });
             }
             self.entry(&entry, &mut reader)?;
             self.unsettled.as_ref().map_or(Ok(()), Unsettled::check)?;
+            self.directories.check()?;
         }
-        self.finish_directories()?;
+        self.directories.finish(self.root)?;
         Ok(self.unsettled.map(|unsettled| unsettled.finish(self.root)).unwrap_or_default())
     }
 
@@ -114,6 +125,7 @@ impl<'a> Extractor<'a> {
         let inode = attributes::set(&fd, entry).map_err(failed)?;
         if self.whiteouts == Whiteouts::Remove {
             self.made.insert((parent.inode, base.clone()));
+            self.hold(&parent).map_err(failed)?;
         }
         if entry.kind == EntryKind::Directory {
             path.push(base);
@@ -126,7 +138,7 @@ impl<'a> Extractor<'a> {
         if let Some(unsettled) = &mut self.unsettled {
             unsettled.forget(dir.inode);
         }
-        self.directories.push((path.clone(), times));
+        self.directories.insert(&path, times);
         // What is in it mostly comes next.
         self.parent = Some((path, dir));
     }
@@ -147,6 +159,8 @@ impl<'a> Extractor<'a> {
         let mode = Mode::from_raw_mode(entry.mode & 0o777);
         match entry.kind {
             EntryKind::File => {
+                self.count_holes(entry, reader.position())
+                    .map_err(|error| failed(("write", error)))?;
                 let fd = self.create_file(parent, base, mode).map_err(failed)?;
                 copy(reader, entry, &fd).map_err(|error| error.named(entry))?;
                 Ok(Some(fd))
@@ -162,6 +176,21 @@ impl<'a> Extractor<'a> {
             EntryKind::Directory => self.create_dir(parent, base, mode).map(Some).map_err(failed),
             _ => self.create_special(parent, base, entry).map_err(failed),
         }
+    }
+
+    /// Counts holes as if they were in the stream: they take no space here, but
+    /// whoever reads the file, or makes an image of it, meets all of them.
+    fn count_holes(&mut self, entry: &Entry, position: u64) -> io::Result<()> {
+        let lengths = |extents: &Vec<Extent>| extents.iter().map(|extent| extent.length).sum();
+        let data = entry.extents.as_ref().map_or(entry.size, lengths);
+        self.holes = self.holes.saturating_add(entry.size - data);
+        let total = self.holes.saturating_add(position).saturating_add(data);
+        let limit = self.limits.uncompressed_bytes;
+        if limit == 0 || self.holes == 0 || total <= limit {
+            return Ok(());
+        }
+        let why = format!("more than {limit} uncompressed bytes with the holes in files");
+        Err(io::Error::new(io::ErrorKind::QuotaExceeded, why))
     }
 
     /// The directory at `path`; what is missing of it is made.
@@ -183,12 +212,14 @@ impl<'a> Extractor<'a> {
 
     fn make_parents(&mut self, path: &[CString]) -> io::Result<OwnedFd> {
         let (lower, directories) = (self.lower, &mut self.directories);
-        let unsettled = &mut self.unsettled;
+        let (unsettled, holding) = (&mut self.unsettled, &mut self.holding);
         self.root.make_dir(path, &mut |dir, name, resolved| {
             fs::mkdirat(dir, name, Mode::RWXU)?;
             let made = open_dir(dir, name)?;
+            let inode = fs::fstat(&made)?.st_ino;
+            holding.remove(&inode);
             if let Some(unsettled) = unsettled {
-                unsettled.add(fs::fstat(&made)?.st_ino, resolved);
+                unsettled.add(inode, resolved);
             }
             let Some(model) = lower_dir(lower, resolved)? else {
                 // Not its parent's, which may still be settled otherwise.
@@ -197,7 +228,7 @@ impl<'a> Extractor<'a> {
                 return Ok(());
             };
             let times = imitate(&model, &made)?;
-            directories.push((resolved.to_vec(), times));
+            directories.insert(resolved, times);
             Ok(())
         })
     }
@@ -236,15 +267,16 @@ impl<'a> Extractor<'a> {
 
     fn create_dir(&mut self, parent: &OwnedFd, name: &CString, mode: Mode) -> Step<OwnedFd> {
         let make = || fs::mkdirat(parent, name, mode);
-        let mut opaque = false;
+        let (mut opaque, mut new) = (false, true);
         match make() {
             Err(Errno::EXIST) => {
+                new = false;
                 if kind_of(parent, name).map_err(failed("stat"))? != Some(FileType::Directory) {
                     self.remove(parent, name).map_err(failed("remove"))?;
                     make().map_err(failed("mkdir"))?;
                     // What was there hid the lower layers' directory of this
                     // name, and what comes instead must go on to.
-                    opaque = true;
+                    (opaque, new) = (true, true);
                 }
             }
             result => result.map_err(failed("mkdir"))?,
@@ -252,6 +284,10 @@ impl<'a> Extractor<'a> {
         let fd = open_dir(parent, name).map_err(failed("open"))?;
         if opaque {
             self.make_opaque(&fd)?;
+        }
+        if new {
+            // Of one that was removed.
+            self.holding.remove(&inode(&fd)?);
         }
         Ok(fd)
     }
@@ -317,29 +353,6 @@ impl<'a> Extractor<'a> {
                 open_path(parent, name).map(Some).map_err(failed("open"))
             }
         }
-    }
-
-    fn finish_directories(&self) -> Result<(), Error> {
-        for (path, times) in &self.directories {
-            let failed = |source: io::Error| Error::Entry {
-                entry: String::from_utf8_lossy(&join(path)).into_owned(),
-                operation: "utimensat",
-                source,
-            };
-            match self.root.open_dir(path) {
-                Ok(dir) => {
-                    attributes::set_times(&dir, times).map_err(|error| failed(error.into()))?
-                }
-                // Replaced by a later entry of the same name.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                    ) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        Ok(())
     }
 }
 

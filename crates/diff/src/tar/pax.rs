@@ -1,5 +1,7 @@
 //! PAX records: `length key=value\n`.
 
+use std::collections::HashMap;
+
 use super::Time;
 
 /// What the records of one PAX header say, later ones over earlier ones.
@@ -13,6 +15,8 @@ pub(super) struct Records {
     pub mtime: Option<Time>,
     pub atime: Option<Time>,
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where an attribute is among them: there may be tens of thousands.
+    positions: HashMap<Vec<u8>, usize>,
     pub sparse: SparseRecords,
 }
 
@@ -29,6 +33,8 @@ pub(super) struct SparseRecords {
     /// Offsets and lengths, separated by commas (version 0.1), or collected
     /// from single records (0.0).
     pub map: Vec<u8>,
+    /// How many numbers there are in it.
+    numbers: usize,
 }
 
 /// Decimal, with a sign at most.
@@ -101,8 +107,11 @@ impl Records {
             b"atime" => self.atime = Some(time(value)?),
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    self.xattrs.retain(|(known, _)| known != name);
-                    self.xattrs.push((name.to_vec(), value.to_vec()));
+                    let next = self.xattrs.len();
+                    match *self.positions.entry(name.to_vec()).or_insert(next) {
+                        known if known < next => self.xattrs[known].1 = value.to_vec(),
+                        _ => self.xattrs.push((name.to_vec(), value.to_vec())),
+                    }
                 }
             }
         }
@@ -119,17 +128,20 @@ impl SparseRecords {
             b"numblocks" => self.count = value.to_vec(),
             b"size" => self.size = value.to_vec(),
             b"realsize" => self.real_size = value.to_vec(),
-            b"map" => self.map = value.to_vec(),
+            b"map" => {
+                self.map = value.to_vec();
+                self.numbers = value.split(|&b| b == b',').filter(|part| !part.is_empty()).count();
+            }
             b"offset" | b"numbytes" => {
                 let offsets_first = key == b"offset";
-                let count = self.map.split(|&b| b == b',').filter(|part| !part.is_empty()).count();
-                if value.contains(&b',') || (count % 2 == 0) != offsets_first {
+                if value.contains(&b',') || self.numbers.is_multiple_of(2) != offsets_first {
                     return None;
                 }
                 if !self.map.is_empty() {
                     self.map.push(b',');
                 }
                 self.map.extend_from_slice(value);
+                self.numbers += usize::from(!value.is_empty());
             }
             _ => {}
         }
@@ -169,6 +181,21 @@ mod tests {
         assert_eq!(records.atime, Some(Time { seconds: -2, nanos: 500_000_000 }));
         assert_eq!((records.uid, records.size), (Some(3_000_000_000), None));
         assert_eq!(records.xattrs, [(b"user.x".to_vec(), Vec::new())]);
+    }
+
+    #[test]
+    fn counts_the_numbers_of_a_map() {
+        let data = [
+            record("GNU.sparse.map", "1,2,,3,"),
+            record("GNU.sparse.numbytes", "4"),
+            record("GNU.sparse.offset", ""),
+            record("GNU.sparse.offset", "5"),
+            record("GNU.sparse.numbytes", "6"),
+        ];
+        let sparse = parse(&data.concat()).unwrap().sparse;
+        assert_eq!((&sparse.map[..], sparse.numbers), (&b"1,2,,3,,4,,5,6"[..], 6));
+        assert!(parse(&data[..2].concat()).is_some());
+        assert!(parse(&[&data[0][..], &data[3]].concat()).is_none());
     }
 
     #[test]

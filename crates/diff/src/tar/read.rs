@@ -121,6 +121,11 @@ impl<R: BufRead> Reader<R> {
         self.remaining -= count as u64;
     }
 
+    /// How many bytes of the archive have been read.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
     /// The input, positioned behind what was read.
     pub fn into_inner(self) -> R {
         self.input

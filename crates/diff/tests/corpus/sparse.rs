@@ -104,12 +104,36 @@ fn each_form_gives_the_same_file() {
 #[test]
 fn holes_take_no_space() {
     let arena = Arena::new();
-    arena
-        .apply(&in_records("0,3", "1099511627776", "one"), Way::Worker, Limits::default())
-        .unwrap();
+    arena.apply(&in_records("0,3", "68719476736", "one"), Way::Worker, Limits::default()).unwrap();
     let meta = fs::metadata(arena.tree().join("sparse")).unwrap();
-    assert_eq!(meta.len(), 1 << 40);
+    assert_eq!(meta.len(), 1 << 36);
     assert!(meta.blocks() < 1000);
+}
+
+#[test]
+fn holes_count_as_bytes() {
+    let sparse = |size: &str| in_records("0,3", size, "one");
+    let two = [&sparse("6000")[..4 * 512], &sparse("6000")].concat();
+    let forms = [
+        sparse("100000"),
+        two.clone(),
+        archive(&[old(&OLD, 100_000, b"onetwo", &[])]),
+        in_data("1\n0\n3\n", "100000", "one"),
+        // Holes first, and data behind them.
+        archive(&[sparse("6000")[..4 * 512].to_vec(), file("sparse", &"x".repeat(6000))]),
+    ];
+    for way in [Way::Plain, Way::WorkerOverlay] {
+        for bytes in &forms {
+            let limits = Limits { uncompressed_bytes: 12_000, ..Limits::default() };
+            let error = Arena::new().apply(bytes, way, limits).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error:?}");
+            let message = error.full_message();
+            assert!(message.contains("entry \"sparse\": write: more than 12000"), "{message}");
+        }
+        // The data counts once.
+        let limits = Limits { uncompressed_bytes: two.len() as u64 + 12_000, ..Limits::default() };
+        Arena::new().apply(&two, way, limits).unwrap();
+    }
 }
 
 #[test]
@@ -118,7 +142,7 @@ fn a_file_larger_than_any_is_named() {
         let arena = Arena::new();
         let probe = fs::File::create(arena.path("scratch/probe")).unwrap();
         let bytes = in_records("0,3", "9223372036854775807", "one");
-        let applied = arena.apply(&bytes, way, Limits::default());
+        let applied = arena.apply(&bytes, way, Limits::NONE);
         if probe.set_len(i64::MAX as u64).is_ok() {
             // No file is too large for this file system.
             applied.unwrap();
