@@ -7,7 +7,7 @@
 //! transaction.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use davit_snapshots::{Backend, SnapshotId, SnapshotKind, Usage};
@@ -21,6 +21,7 @@ use crate::{Error, Index, LeaseId, Result, leases};
 mod create;
 mod remote;
 mod rows;
+mod turns;
 
 pub use remote::{NewRemote, RemoteCommit, RemoteSnapshot, RemoteSnapshots, Wanted};
 
@@ -51,6 +52,10 @@ pub struct SnapshotInfo {
 pub struct Snapshotter {
     index: Arc<Index>,
     backend: Arc<dyn Backend>,
+    /// Of several who clean up, one does: what came into the index since the
+    /// other has looked is remains to the other.
+    cleaning: Mutex<()>,
+    commits: turns::Turns,
 }
 
 impl fmt::Debug for Snapshotter {
@@ -62,7 +67,7 @@ impl fmt::Debug for Snapshotter {
 impl Snapshotter {
     /// The view that `index` gives of `backend`.
     pub fn new(index: Arc<Index>, backend: Arc<dyn Backend>) -> Self {
-        Self { index, backend }
+        Self { index, backend, cleaning: Mutex::default(), commits: turns::Turns::default() }
     }
 
     /// The snapshotter's name: `overlayfs`.
@@ -140,24 +145,33 @@ impl Snapshotter {
     ) -> Result<()> {
         validate_labels(labels, "info.Labels")?;
         require_key(name)?;
+        let _turn = self.commits.take(namespace, key);
         if self.hold_existing(namespace, name, lease)? {
             return Err(Error::AlreadyExists(format!("snapshot {name:?}")));
         }
-        let row = self.look_up(namespace, key)?;
-        require_active(&row, key)?;
-        let usage = self.backend.commit(row.directory)?;
-        let commit = rows::Commit {
+        let mut commit = rows::Commit {
             namespace: namespace.clone(),
             snapshotter: self.name().to_owned(),
             name: name.to_owned(),
             key: key.to_owned(),
             parent: parent.to_owned(),
-            usage,
+            usage: Usage::default(),
             lease: lease.cloned(),
         };
+        // What is refused is refused before the backend does what it may be
+        // unable to undo.
+        let directory = self.index.look(|connection| commit.check(connection))?;
+        commit.usage = self.backend.commit(directory)?;
         let mut labels = labels.clone();
         let done = self.index.change(move |connection| commit.make(connection, &mut labels))?;
-        if done { Ok(()) } else { Err(Error::AlreadyExists(format!("snapshot {name:?}"))) }
+        if !done {
+            return Err(Error::AlreadyExists(format!("snapshot {name:?}")));
+        }
+        if let Err(error) = self.backend.committed(directory) {
+            let snapshotter = self.name();
+            log::warn!(snapshotter, directory, error:%; "what a layer was made of stays behind");
+        }
+        Ok(())
     }
 
     /// Removes a snapshot, which must have no children.
@@ -181,6 +195,7 @@ impl Snapshotter {
 
     /// Removes the directories that a crash has left without a snapshot.
     pub fn cleanup(&self) -> Result<()> {
+        let _turn = self.cleaning.lock().unwrap_or_else(PoisonError::into_inner);
         let live = self.index.look(|connection| rows::directories(connection, self.name()))?;
         Ok(self.backend.cleanup(&live)?)
     }

@@ -4,9 +4,12 @@
 
 mod common;
 
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
 use common::*;
 use davit_index::{LeaseId, Resource};
-use davit_snapshots::SnapshotKind;
+use davit_snapshots::{Backend, SnapshotId, SnapshotKind, Usage};
 use davit_types::{Labels, Mount};
 
 fn none() -> Labels {
@@ -234,4 +237,121 @@ fn of_many_who_make_the_same_snapshot_one_does() {
     });
     assert_eq!(results.iter().filter(|made| **made).count(), 1);
     assert_eq!(stores.directories().len(), 1);
+}
+
+/// Takes down what it is asked to do, and stays with each a while, in which
+/// another call would be seen.
+#[derive(Default)]
+struct Witness {
+    calls: Mutex<(Vec<String>, usize)>,
+    came: Condvar,
+}
+
+impl Witness {
+    fn meet(&self, call: String) {
+        let mut calls = self.calls.lock().unwrap();
+        calls.0.push(call);
+        calls.1 += 1;
+        self.came.notify_all();
+        let alone = |calls: &mut (Vec<String>, usize)| calls.1 < 2;
+        let (mut calls, waited) =
+            self.came.wait_timeout_while(calls, Duration::from_millis(300), alone).unwrap();
+        if !waited.timed_out() {
+            calls.0.push("two at once".to_owned());
+        } else {
+            calls.1 -= 1;
+        }
+    }
+
+    fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.calls.lock().unwrap().0)
+    }
+}
+
+impl Backend for Witness {
+    fn name(&self) -> &'static str {
+        "witness"
+    }
+
+    fn create(
+        &self,
+        _: SnapshotId,
+        _: SnapshotKind,
+        _: &[SnapshotId],
+        _: &Labels,
+    ) -> Result<(), davit_snapshots::Error> {
+        Ok(())
+    }
+
+    fn mounts(
+        &self,
+        _: SnapshotId,
+        _: SnapshotKind,
+        _: &[SnapshotId],
+        _: &Labels,
+    ) -> Result<Vec<Mount>, davit_snapshots::Error> {
+        Ok(Vec::new())
+    }
+
+    fn usage(&self, _: SnapshotId) -> Result<Usage, davit_snapshots::Error> {
+        Ok(Usage::default())
+    }
+
+    fn commit(&self, _: SnapshotId) -> Result<Usage, davit_snapshots::Error> {
+        self.meet("commit".to_owned());
+        Ok(Usage::default())
+    }
+
+    fn committed(&self, _: SnapshotId) -> Result<(), davit_snapshots::Error> {
+        self.calls.lock().unwrap().0.push("committed".to_owned());
+        Ok(())
+    }
+
+    fn remove(&self, _: SnapshotId) -> Result<(), davit_snapshots::Error> {
+        Ok(())
+    }
+
+    fn cleanup(&self, live: &[SnapshotId]) -> Result<(), davit_snapshots::Error> {
+        self.meet(format!("cleanup {}", live.len()));
+        Ok(())
+    }
+}
+
+#[test]
+fn one_cleanup_or_commit_of_a_snapshot_at_a_time() {
+    let stores = stores();
+    let space = ns("default");
+    let witness = Arc::new(Witness::default());
+    let snapshots = davit_index::Snapshotter::new(stores.index.clone(), witness.clone());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| snapshots.cleanup().unwrap());
+        }
+    });
+    assert_eq!(witness.calls(), ["cleanup 0"; 2]);
+
+    snapshots.prepare(&space, "a", "", &none(), None).unwrap();
+    let commit = |name| snapshots.commit(&space, name, "a", "", &none(), None);
+    let mut ends = std::thread::scope(|scope| {
+        let other = scope.spawn(|| commit("c1"));
+        [commit("c2"), other.join().unwrap()].map(|end| end.map_err(|error| error.to_string()))
+    });
+    ends.sort();
+    assert_eq!(ends, [Ok(()), Err("snapshot a does not exist: not found".to_owned())]);
+    assert_eq!(witness.calls(), ["commit", "committed"]);
+}
+
+#[test]
+fn a_commit_that_is_refused_does_not_reach_the_backend() {
+    let stores = stores();
+    let space = ns("default");
+    let witness = Arc::new(Witness::default());
+    let snapshots = davit_index::Snapshotter::new(stores.index.clone(), witness.clone());
+    snapshots.prepare(&space, "a", "", &none(), None).unwrap();
+    let gone = LeaseId::new("gone");
+    let commit =
+        |parent, lease| refusal(snapshots.commit(&space, "c", "a", parent, &none(), lease));
+    assert_eq!(commit("", Some(&gone)), "lease does not exist: not found");
+    assert_eq!(commit("none", None), "parent snapshot none does not exist: not found");
+    assert_eq!(witness.calls(), [""; 0]);
 }

@@ -96,6 +96,8 @@ impl Erofs {
             return Ok(target);
         }
         self.check(&layer)?;
+        // A crash may have left what the layer was made of.
+        self.empty(id)?;
         let mut image = mount("erofs", path_text(&layer)?, vec!["ro".to_owned()]);
         // Since Linux 6.12 a file needs no loop device.
         let mut made = make_mount(&image, &target);
@@ -139,18 +141,25 @@ impl Erofs {
             let synced = File::open(dir).and_then(|dir| dir.sync_all());
             synced.map_err(Error::io("sync", dir))?;
         }
-        if self.config.immutable
-            && let Err(error) = integrity::set_immutable(&file, true)
-        {
-            log::warn!(path:% = layer.display(), error:%; "cannot make a layer immutable");
-        }
         Ok(())
     }
 
-    /// Empties the directory that the layer was made of: it is mounted there.
+    fn protect(&self, id: SnapshotId) {
+        let layer = self.layer(id);
+        let protected = File::open(&layer).and_then(|file| integrity::set_immutable(&file, true));
+        if let Err(error) = protected {
+            log::warn!(path:% = layer.display(), error:%; "cannot make a layer immutable");
+        }
+    }
+
+    /// Empties the directory that the layer was made of, unless the layer is
+    /// mounted there already.
     fn empty(&self, id: SnapshotId) -> Result<(), Error> {
         let path = self.fs(id);
         let dir = File::open(&path).map_err(Error::io("open", &path))?;
+        if is_in_erofs(&dir) {
+            return Ok(());
+        }
         for (name, _) in tree::names(&dir).map_err(Error::io("list", &path))? {
             tree::remove_any(&dir, &name).map_err(Error::io("empty", &path))?;
         }
@@ -159,8 +168,12 @@ impl Erofs {
 }
 
 fn is_erofs(path: &Path) -> bool {
+    File::open(path).is_ok_and(|dir| is_in_erofs(&dir))
+}
+
+fn is_in_erofs(dir: &File) -> bool {
     // The type is as wide as the machine's words, the number is not.
-    rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type as u64 & 0xFFFF_FFFF == MAGIC)
+    rustix::fs::fstatfs(dir).is_ok_and(|stat| stat.f_type as u64 & 0xFFFF_FFFF == MAGIC)
 }
 
 fn wants_a_device(error: &davit_sys::Error) -> bool {
@@ -247,11 +260,15 @@ impl Backend for Erofs {
     }
 
     fn commit(&self, id: SnapshotId) -> Result<Usage, Error> {
-        if !self.layer(id).exists() {
-            self.convert(id)?;
-            self.empty(id)?;
-        }
+        self.convert(id)?;
         self.usage(id)
+    }
+
+    fn committed(&self, id: SnapshotId) -> Result<(), Error> {
+        if self.config.immutable {
+            self.protect(id);
+        }
+        self.empty(id)
     }
 
     fn remove(&self, id: SnapshotId) -> Result<(), Error> {

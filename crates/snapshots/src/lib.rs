@@ -100,8 +100,16 @@ pub trait Backend: Send + Sync {
     fn usage(&self, id: SnapshotId) -> Result<Usage, Error>;
 
     /// Says that the active snapshot `id` is written, and measures it. It
-    /// keeps its id.
+    /// keeps its id. A caller does this once at a time, and once more where
+    /// the snapshot has stayed active and may have been written to since.
     fn commit(&self, id: SnapshotId) -> Result<Usage, Error>;
+
+    /// Says that the index has `id` as a committed snapshot: what
+    /// [`commit`](Self::commit) has made its layer of may go.
+    fn committed(&self, id: SnapshotId) -> Result<(), Error> {
+        let _ = id;
+        Ok(())
+    }
 
     /// Makes the snapshot's directory unreachable at once and removes it.
     /// Succeeds when there is none.

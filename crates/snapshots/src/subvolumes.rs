@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, FileType, statat};
 use rustix::io::Errno;
 
 use crate::btrfs::is_root;
-use crate::tree::{names, open_dir};
+use crate::tree::{Handle, MAX_DEPTH, names, open_dir};
 
 /// Removes the subvolumes that are directly in the directory `path`, if there
 /// is one.
@@ -54,7 +54,7 @@ fn is_subvolume(dir: impl AsFd, name: &CStr) -> io::Result<bool> {
 /// when all in it has been seen.
 struct Level {
     entries: Vec<CString>,
-    dir: OwnedFd,
+    dir: Handle,
     name: Option<CString>,
 }
 
@@ -64,7 +64,11 @@ impl Level {
     fn subvolume(parent: impl AsFd, name: &CStr) -> io::Result<Self> {
         let dir = open_dir(parent, &name.to_owned())?;
         btrfs::make_writable(&dir)?;
-        Ok(Self { entries: directories(&dir)?, dir, name: Some(name.to_owned()) })
+        Self::new(dir, Some(name.to_owned()))
+    }
+
+    fn new(dir: OwnedFd, name: Option<CString>) -> io::Result<Self> {
+        Ok(Self { entries: directories(&dir)?, dir: Handle::new(dir)?, name })
     }
 }
 
@@ -78,29 +82,35 @@ fn remove_nested(parent: impl AsFd, name: &CStr) -> io::Result<()> {
     let mut stack = vec![Level { name: None, ..Level::subvolume(parent, name)? }];
     while let Some(top) = stack.last_mut() {
         let Some(name) = top.entries.pop() else {
-            let done = stack.pop().and_then(|level| level.name);
-            if let (Some(name), Some(above)) = (done, stack.last()) {
-                btrfs::destroy_subvolume(&above.dir, &name)?;
+            if let (Some(done), Some(above)) = (stack.pop(), stack.last_mut()) {
+                above.dir.reopen(&done.dir)?;
+                if let Some(name) = done.name {
+                    btrfs::destroy_subvolume(above.dir.fd(), &name)?;
+                }
             }
             continue;
         };
-        if is_subvolume(&top.dir, &name)? {
-            match btrfs::destroy_subvolume(&top.dir, &name) {
+        let dir = top.dir.fd();
+        let level = if is_subvolume(dir, &name)? {
+            match btrfs::destroy_subvolume(dir, &name) {
                 Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
-                    let level = Level::subvolume(&top.dir, &name)?;
-                    stack.push(level);
+                    Level::subvolume(dir, &name)?
                 }
-                result => result?,
+                result => {
+                    result?;
+                    continue;
+                }
             }
-            continue;
-        }
-        match open_dir(&top.dir, &name) {
-            Ok(dir) => {
-                let level = Level { entries: directories(&dir)?, dir, name: None };
-                stack.push(level);
+        } else {
+            match open_dir(dir, &name) {
+                Ok(dir) => Level::new(dir, None)?,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                Err(error) => return Err(error.into()),
             }
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-            Err(error) => return Err(error.into()),
+        };
+        stack.push(level);
+        if let Some(far) = stack.len().checked_sub(MAX_DEPTH) {
+            stack[far].dir.close();
         }
     }
     Ok(())

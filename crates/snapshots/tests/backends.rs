@@ -320,13 +320,38 @@ fn immutable_layers_can_be_removed_by_their_snapshotter_alone() {
     fs::write(dir.path().join("snapshots/1/fs/file"), "x").unwrap();
     let usage = erofs.commit(1).unwrap();
     assert_eq!(usage.inodes, 1);
-    assert_eq!(erofs.commit(1).unwrap(), usage, "once more changes nothing");
+    assert_eq!(erofs.commit(1).unwrap(), usage, "nothing has changed");
+    erofs.committed(1).unwrap();
     let layer = dir.path().join("snapshots/1/layer.erofs");
     // On tmpfs there is no such flag.
     let protected = fs::OpenOptions::new().write(true).open(&layer).is_err();
     assert!(protected || rustix::fs::statfs(&layer).unwrap().f_type == 0x0102_1994);
     erofs.remove(1).unwrap();
     assert!(!layer.exists());
+}
+
+#[test]
+fn a_layer_that_was_not_wanted_is_made_anew_of_all_that_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let erofs = erofs(dir.path(), ErofsConfig::default());
+    let inside = dir.path().join("snapshots/1/fs");
+    erofs.create(1, Active, &[], &Labels::new()).unwrap();
+    fs::write(inside.join("before"), "1").unwrap();
+    erofs.commit(1).unwrap();
+    // The index had no place for it, and somebody goes on writing.
+    assert_eq!(fs::read_to_string(inside.join("before")).unwrap(), "1");
+    fs::write(inside.join("after"), "2").unwrap();
+    erofs.commit(1).unwrap();
+    erofs.committed(1).unwrap();
+    assert_eq!(fs::read_dir(&inside).unwrap().count(), 0, "the layer alone is kept");
+    erofs.create(2, Active, &[1], &Labels::new()).unwrap();
+    erofs.mounts(2, Active, &[1], &Labels::new()).unwrap();
+    assert_eq!(fs::read_to_string(inside.join("before")).unwrap(), "1");
+    assert_eq!(fs::read_to_string(inside.join("after")).unwrap(), "2");
+    erofs.committed(1).unwrap();
+    for id in [2, 1] {
+        erofs.remove(id).unwrap();
+    }
 }
 
 #[test]

@@ -149,6 +149,41 @@ fn subvolumes_in_a_snapshot_go_with_it() {
 }
 
 #[test]
+#[ignore = "run by the next one, with a limit"]
+fn remove_a_subvolume_far_below() {
+    let disk = Disk::new();
+    let root = disk.path().join("root");
+    let backend = Btrfs::open(&root).unwrap();
+    backend.create(1, Active, &[], &Labels::new()).unwrap();
+    let subvolume = |path: &Path| {
+        let made = Command::new("btrfs").args(["subvolume", "create"]).arg(path).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+    };
+    let mut inside = root.join("snapshots/1/fs/outer");
+    subvolume(&inside);
+    for level in 0..500 {
+        inside.push("d");
+        fs::create_dir_all(inside.join("x")).unwrap();
+        if level % 100 == 99 {
+            inside.push("s");
+            subvolume(&inside);
+        }
+    }
+    assert_eq!(subvolumes(&disk.path()), 7);
+    backend.remove(1).unwrap();
+    assert_eq!(subvolumes(&disk.path()), 0);
+}
+
+#[test]
+fn depth_costs_no_file_descriptors() {
+    let mut limited = Command::new("prlimit");
+    limited.arg("--nofile=200").arg(std::env::current_exe().unwrap());
+    let ended = limited.args(["--ignored", "--exact", "remove_a_subvolume_far_below"]).output();
+    let ended = ended.unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
+}
+
+#[test]
 fn remains_of_an_earlier_process_are_cleaned_up() {
     let disk = Disk::new();
     let root = disk.path().join("root");

@@ -265,6 +265,21 @@ pub(super) struct Commit {
 }
 
 impl Commit {
+    /// What [`make`](Self::make) would refuse now, a name that is taken aside;
+    /// the directory of the active snapshot.
+    pub(super) fn check(&self, connection: &Connection) -> Result<SnapshotId> {
+        let Self { namespace, snapshotter, key, .. } = self;
+        if let Some(lease) = &self.lease
+            && objects::find(connection, namespace, Kind::Lease, lease.as_str())?.is_none()
+        {
+            return Err(Error::NotFound("lease does not exist".into()));
+        }
+        let row = require(connection, namespace, snapshotter, key)?;
+        require_active(&row, key)?;
+        self.parent(connection, &row)?;
+        Ok(row.directory)
+    }
+
     /// Renames the row and says that it is committed; false when there is one
     /// of that name, which `lease` holds then.
     pub(super) fn make(&self, connection: &Connection, labels: &mut Labels) -> Result<bool> {
