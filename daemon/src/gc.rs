@@ -16,16 +16,18 @@ use davit_protocols::convert::grpc::pack;
 use davit_protocols::grpc::containerd::events as wire_events;
 use davit_protocols::grpc::containerd::services::images::v1::ImageDelete;
 use davit_protocols::topics;
-use davit_types::{Kind, Labels, Namespace};
+use davit_types::{Kind, Namespace};
 use tokio::sync::Notify;
 
 use crate::config::Gc;
-use crate::mounts::Mounts;
+use crate::mounts::{Activation, Mounts};
 use crate::services::publish;
 
-/// What a label must start with to hold an activated mount by what it names
+/// What a label starts with that attaches an activated mount to what it names
 /// (containerd, `core/metadata/gc.go`).
 const BACK_REFERENCE: &str = "containerd.io/gc.bref.";
+/// How long after a failure it is tried again, besides the pause.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// What a collection is said to take at least, so that the next is not right
 /// behind it (containerd's `minimumGCTime`).
 const SHORTEST: Duration = Duration::from_millis(5);
@@ -64,12 +66,13 @@ struct Last {
     /// When it began, by the clock that leases end by.
     at: SystemTime,
     ended: Instant,
+    failed: bool,
     collections: u32,
     took_together: Duration,
 }
 
 /// Collects garbage, publishes what clients are told of, and tells of
-/// everything.
+/// everything. Answers how long the index was busy with it.
 ///
 /// # Errors
 /// Those of the index.
@@ -78,7 +81,7 @@ pub fn collect(
     events: &Exchange,
     sizes: Sizes,
     mut tell: impl FnMut(Garbage),
-) -> Result<(), Error> {
+) -> Result<Duration, Error> {
     collector.collect(sizes, &mut |garbage| {
         announce(events, &garbage);
         tell(garbage);
@@ -145,6 +148,9 @@ impl Schedule {
     /// Ready when it is time to collect.
     async fn until_time(&self, changed: &Notify, last: &Last) {
         let earliest = last.ended + last.pause(&self.settings);
+        if last.failed {
+            return tokio::time::sleep_until((earliest + RETRY_DELAY).into()).await;
+        }
         let mut deleted = None;
         loop {
             let changes = self.index.changes();
@@ -201,7 +207,8 @@ impl Schedule {
         }
     }
 
-    /// Collects; the first time, also what a crash has left over.
+    /// Collects; the first time, also what a crash has left over. How long
+    /// removing files takes is nobody else's business, and does not count.
     async fn collect(self: &Arc<Self>, last: Option<Last>) -> Last {
         let schedule = Arc::clone(self);
         let (changes, at, started) = (self.index.changes(), SystemTime::now(), Instant::now());
@@ -210,30 +217,32 @@ impl Schedule {
             if at_start && let Err(error) = schedule.collector.cleanup() {
                 log::warn!(error = error.full_message().as_str(); "leftovers stay");
             }
-            let (collector, events) = (&schedule.collector, &schedule.events);
-            if let Err(error) = collect(collector, events, Sizes::Known, drop) {
-                log::error!(error = error.full_message().as_str(); "cannot collect garbage");
-            }
+            let collected = collect(&schedule.collector, &schedule.events, Sizes::Known, drop);
             schedule.release_mounts();
+            collected
         };
-        if let Err(failure) = tokio::task::spawn_blocking(work).await {
-            log::error!(failure:%; "collecting garbage did not finish");
+        let collected = match tokio::task::spawn_blocking(work).await {
+            Ok(collected) => collected.map_err(|error| error.full_message()),
+            Err(failure) => Err(failure.to_string()),
+        };
+        if let Err(error) = &collected {
+            log::error!(error = error.as_str(); "cannot collect garbage");
         }
-        let took = started.elapsed();
         // What this and the calls before it have allocated and freed.
         davit_sys::process::trim_heap();
-        log::debug!(seconds = took.as_secs_f64(); "collected garbage");
+        log::debug!(seconds = started.elapsed().as_secs_f64(); "collected garbage");
         let (count, sum) = last.map_or((0, Duration::ZERO), |l| (l.collections, l.took_together));
+        let (failed, took) = (collected.is_err(), collected.unwrap_or_default());
         let (collections, took_together) = (count.saturating_add(1), sum.saturating_add(took));
-        Last { changes, at, ended: Instant::now(), collections, took_together }
+        Last { changes, at, ended: Instant::now(), failed, collections, took_together }
     }
 
-    /// Removes activated mounts whose lease is gone and that nothing else was
-    /// said to hold.
+    /// Removes activated mounts that were to be held by what is gone. One
+    /// that was to be held by nothing stays until its client removes it.
     fn release_mounts(&self) {
         for (namespace, activation) in self.mounts.all() {
-            let Some(lease) = activation.lease else { continue };
-            if self.is_held(&namespace, &lease, &activation.labels) {
+            // What is not known to be garbage stays.
+            if self.is_held(&namespace, &activation).unwrap_or(true) {
                 continue;
             }
             if let Err(error) = self.mounts.deactivate(&namespace, &activation.name) {
@@ -244,20 +253,26 @@ impl Schedule {
         }
     }
 
-    fn is_held(&self, namespace: &Namespace, lease: &str, labels: &Labels) -> bool {
-        if labels.keys().any(|key| key.starts_with(BACK_REFERENCE)) {
-            return true;
+    fn is_held(&self, namespace: &Namespace, activation: &Activation) -> Result<bool, Error> {
+        let Activation { labels, lease, .. } = activation;
+        if lease.is_none() && !labels.keys().any(|key| key.starts_with(BACK_REFERENCE)) {
+            return Ok(true);
         }
-        match self.index.leases().list(namespace, &[]) {
-            Ok(leases) => leases.iter().any(|known| known.id.as_str() == lease),
-            // What is not known to be garbage stays.
-            Err(_) => true,
+        if let Some(lease) = lease {
+            let leases = self.index.leases().list(namespace, &[])?;
+            if leases.iter().any(|known| known.id.as_str() == lease) {
+                return Ok(true);
+            }
         }
+        self.index.is_attached(namespace, labels)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use davit_index::{ContentStore, Sharing};
+    use davit_types::Labels;
+
     use super::*;
 
     fn changes(all: u64, loosening: u64) -> Changes {
@@ -295,6 +310,7 @@ mod tests {
             changes: Changes::default(),
             at: SystemTime::UNIX_EPOCH,
             ended: Instant::now(),
+            failed: false,
             collections,
             took_together,
         };
@@ -305,5 +321,60 @@ mod tests {
         assert_eq!(two.pause(&settings(0.0)), DEFAULT_PAUSE);
         let short = last(9, Duration::from_micros(90));
         assert_eq!(short.pause(&settings(0.02)), Duration::from_millis(245));
+    }
+
+    /// A schedule over an empty store.
+    fn schedule(dir: &std::path::Path) -> Schedule {
+        let index = Arc::new(Index::open(&dir.join("index.db")).unwrap());
+        let local = Arc::new(davit_content::LocalStore::open(&dir.join("content")).unwrap());
+        let content = Arc::new(ContentStore::new(Arc::clone(&index), local, Sharing::Shared));
+        let settings = Gc::default();
+        let collector = Arc::new(Collector::new(Arc::clone(&index), content, Vec::new()));
+        let mounts = Arc::new(Mounts::open(&dir.join("state"), dir).unwrap());
+        Schedule {
+            settings,
+            collector,
+            index,
+            events: Arc::new(Exchange::new(|_, _| None)),
+            mounts,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_collection_that_failed_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let schedule = Arc::new(schedule(dir.path()));
+        let last = schedule.collect(None).await;
+        assert!(!last.failed);
+        let is_time = async |last| {
+            let changed = Notify::new();
+            let waiting = schedule.until_time(&changed, &last);
+            tokio::time::timeout(Duration::from_secs(3600), waiting).await.is_ok()
+        };
+        assert!(!is_time(last).await, "nothing has changed");
+        assert!(is_time(Last { failed: true, ..last }).await, "what was to go stays");
+    }
+
+    #[tokio::test]
+    async fn a_mount_goes_with_all_that_was_to_hold_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let schedule = schedule(dir.path());
+        let space = Namespace::new("test").unwrap();
+        let leases = schedule.index.leases();
+        let lease = davit_index::LeaseId::new("l");
+        leases.create(&space, &lease, &Labels::new()).unwrap();
+        let to_lease = |label: &str| {
+            let lease = Some("l".to_owned());
+            let labels = Labels::from([(label.to_owned(), "sha256:none".to_owned())]);
+            let (active, system) = (Vec::new(), Vec::new());
+            Activation { name: "m".into(), active, system, labels, lease }
+        };
+        let to_nothing = |label: &str| Activation { lease: None, ..to_lease(label) };
+        let back = "containerd.io/gc.bref.content";
+        let held = |activation: &Activation| schedule.is_held(&space, activation).unwrap();
+        assert!(held(&to_lease("any")) && held(&to_lease(back)) && held(&to_nothing("any")));
+        assert!(!held(&to_nothing(back)), "what it is attached to is not there");
+        leases.delete(&space, &lease).unwrap();
+        assert!(!held(&to_lease("any")) && !held(&to_lease(back)));
     }
 }

@@ -18,7 +18,8 @@ use tokio::signal::unix::{SignalKind, signal};
 /// they decrypt must not keep a call waiting.
 const TRANSFER_THREADS: usize = 2;
 /// Threads for files, mounts and the index, of those that run calls and of
-/// those that move images each.
+/// those that move images each. The latter have one more for each layer that
+/// is being unpacked: it waits for the worker.
 const BLOCKING_THREADS_MAX: usize = 64;
 /// How long such a thread waits for more to do before it ends.
 const BLOCKING_THREAD_IDLE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -108,7 +109,8 @@ fn daemon(args: &Args, started: Instant) -> Result<(), Error> {
     let transfers = {
         let mut builder = Builder::new_multi_thread();
         builder.worker_threads(TRANSFER_THREADS);
-        start(builder, "transfers", blocking)?
+        let unpacking = config.plugins.transfer.unpacks_at_once().saturating_mul(2);
+        start(builder, "transfers", blocking.saturating_add(unpacking))?
     };
     // Before there is a socket: who sees one may already send a signal.
     let stop = calls.block_on(async { stop() })?;

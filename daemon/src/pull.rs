@@ -5,12 +5,12 @@ mod feed;
 mod hold;
 mod layers;
 mod place;
+mod places;
 mod snapshot;
 mod source;
 mod store;
 
 use std::collections::BTreeMap;
-use std::num::NonZero;
 use std::sync::Arc;
 
 use davit_distribution::pull::{Shared, Turns};
@@ -25,6 +25,8 @@ pub use hold::Hold;
 pub use layers::{Destination, Unpacker};
 pub use place::Snapshots;
 pub use store::Contents;
+
+use places::Places;
 
 /// What all pulls and pushes of the daemon share. Cheap to clone.
 #[derive(Clone)]
@@ -46,7 +48,7 @@ pub struct Images {
     /// One unpacking of each chain of layers at a time.
     chains: Turns,
     /// So many layers at a time.
-    places: Arc<Semaphore>,
+    places: Places,
 }
 
 impl Images {
@@ -60,10 +62,6 @@ impl Images {
         settings: &Transfer,
     ) -> Self {
         let limit = |limit: usize| (limit > 0).then(|| Arc::new(Semaphore::new(limit)));
-        let unpacks = match settings.max_concurrent_unpacks {
-            0 => std::thread::available_parallelism().map_or(1, NonZero::get),
-            limit => limit,
-        };
         Self {
             index,
             content,
@@ -76,7 +74,7 @@ impl Images {
             },
             uploads: limit(settings.max_concurrent_uploaded_layers),
             chains: Turns::default(),
-            places: Arc::new(Semaphore::new(unpacks.min(Semaphore::MAX_PERMITS))),
+            places: Places::new(settings.unpacks_at_once()),
         }
     }
 }

@@ -261,7 +261,8 @@ fn add_records(routes: &mut RoutesBuilder, app: &App) {
     });
     use api::namespaces::v1::namespaces_server::NamespacesServer;
     add!(routes, app, "namespaces", NamespacesServer<_>, {
-        namespaces::Namespaces { index: index(), events: events() }
+        let content = Arc::clone(&app.content);
+        namespaces::Namespaces { index: index(), content, events: events() }
     });
 }
 

@@ -4,7 +4,6 @@
 
 mod common;
 
-use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use common::registry::{LAYER, Registry, digest};
@@ -123,8 +122,7 @@ async fn layers_go_through_stream_processors() {
          LC_ALL=C exec tr '\\000-\\377' '\\200-\\377\\000-\\177'\n",
         home.dir.path().display()
     );
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    common::install(&program, &script);
     let table = format!(
         "[stream_processors.\"turner\"]\naccepts = [{TURNED:?}]\nreturns = {LAYER:?}\n\
          path = {program:?}\nargs = [\"one\", \"two\"]\nenv = [\"TURNING=yes\"]\n"
@@ -173,4 +171,32 @@ async fn layers_go_through_stream_processors() {
     });
     let error = pull(&home, &remote, true).await.unwrap_err().to_string();
     assert!(error.contains("wrong diff id calculated on extraction"), "{error}");
+}
+
+/// A worker that gives up reads no more of what a processor still has to say,
+/// and that reads no more of what still arrives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_is_refused_while_it_arrives_ends_its_pull() {
+    const SAME: &str = "application/vnd.oci.image.layer.v1.tar+same";
+    let (home, remote) = (Home::new(), Registry::start());
+    let begun = home.path("begun");
+    let table = format!(
+        "[stream_processors.\"same\"]\naccepts = [{SAME:?}]\nreturns = {LAYER:?}\npath = \"/bin/sh\"\n\
+         args = [\"-c\", \": >{}; cat\"]\n\
+         [plugins.\"io.containerd.differ.v1.walking\"]\nmax_unpacked_entries = 2\n",
+        begun.display()
+    );
+    let _daemon = start(&home, &table);
+    remote.image_of("1", &[layer(16, &[7; 1 << 20])], Some(vec![digest(b"whatever")]), SAME);
+    // It stops in its middle until it is being unpacked.
+    remote.with(|state| state.flow = Some(1 << 20));
+    let going_on = async {
+        let begins = move || common::wait_for("a processor", || begun.exists().then_some(()));
+        tokio::task::spawn_blocking(begins).await.unwrap();
+        remote.with(|state| state.flow = None);
+    };
+    let pulling = tokio::time::timeout(common::LIMIT, pull(&home, &remote, true));
+    let (pulled, ()) = tokio::join!(pulling, going_on);
+    let error = pulled.expect("the pull ends").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted, "{error}");
 }

@@ -54,7 +54,7 @@ fn daemon() -> Daemon {
     let events = Arc::new(Exchange::new(event_field));
     Daemon {
         _dir: dir,
-        content,
+        content: content.clone(),
         snapshots,
         events: events.subscribe(&[]).unwrap(),
         containers: Containers { index: index.clone(), events: events.clone() },
@@ -64,7 +64,7 @@ fn daemon() -> Daemon {
             collector: collector.clone(),
         },
         leases: Leases { index: index.clone(), events: events.clone(), collector },
-        namespaces: Namespaces { index: index.clone(), events },
+        namespaces: Namespaces { index: index.clone(), content, events },
         index,
     }
 }

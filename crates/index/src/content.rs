@@ -159,7 +159,7 @@ impl ContentStore {
         let row = self.index.look(|connection| {
             find_ingest(connection, namespace, reference)?.ok_or_else(|| no_ingest(reference))
         })?;
-        let status = self.backend.status(&row.reference)?;
+        let status = self.backend.status(&row.bytes.reference)?;
         Ok(IngestStatus { reference: reference.to_owned(), ..status })
     }
 
@@ -207,15 +207,19 @@ impl ContentStore {
             forget_ingest(connection, &namespace, &key, lease.as_ref())?;
             Ok(row)
         })?;
-        // One that shares another namespace's blob has no bytes of its own.
-        if row.expected.is_some() {
-            return Ok(());
-        }
-        self.remove_ingest(&row.reference)
+        self.remove_ingest(&row.bytes)
     }
 
-    /// Removes the bytes of an ingest whose row has gone.
-    pub(crate) fn remove_ingest(&self, stored_reference: &str) -> Result<()> {
+    /// Removes what an ingest whose row has gone has left: bytes of its own,
+    /// and the blob that it shared, unless somebody else has that.
+    pub(crate) fn remove_ingest(&self, bytes: &IngestBytes) -> Result<()> {
+        self.remove_own(&bytes.reference)?;
+        let shared = bytes.expected.as_deref().map(digests::stored).transpose()?;
+        shared.map_or(Ok(()), |digest| self.remove_bytes(&digest).map(drop))
+    }
+
+    /// Removes the bytes in an ingest of the blob store; there may be none.
+    fn remove_own(&self, stored_reference: &str) -> Result<()> {
         match self.backend.abort(stored_reference) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             other => Ok(other.inspect_err(|error| self.note_remains(error))?),
@@ -243,11 +247,11 @@ impl ContentStore {
     /// first.
     pub fn cleanup(&self) -> Result<()> {
         let blobs = self.backend.walk().inspect_err(|error| self.note_remains(error))?;
-        let blobs = blobs.into_iter().map(|blob| self.remove_bytes(&blob.digest).map(|_| ()));
         let ingests = self.backend.list_statuses().inspect_err(|error| self.note_remains(error))?;
+        let blobs = blobs.into_iter().map(|blob| self.remove_bytes(&blob.digest).map(|_| ()));
         let ingests = ingests.into_iter().map(|status| {
             let known = self.index.look(|connection| is_ingest(connection, &status.reference))?;
-            if known { Ok(()) } else { self.remove_ingest(&status.reference) }
+            if known { Ok(()) } else { self.remove_own(&status.reference) }
         });
         let mut first = Ok(());
         for failure in blobs.chain(ingests).filter_map(Result::err) {
@@ -401,10 +405,25 @@ fn is_shared(connection: &Connection, digest: &Digest) -> Result<bool> {
 /// An ingest's row.
 struct IngestRow {
     object: i64,
-    /// The blob store's name for it.
-    reference: String,
+    bytes: IngestBytes,
+}
+
+/// Where the bytes of an ingest are.
+#[derive(Debug)]
+pub(crate) struct IngestBytes {
+    /// The blob store's name for it. Of one that shares a blob there may be
+    /// bytes, too: from before the other namespace had it.
+    pub(crate) reference: String,
     /// The blob that it is, when its bytes need not come.
-    expected: Option<String>,
+    pub(crate) expected: Option<String>,
+}
+
+impl IngestBytes {
+    /// Reads the columns `reference` and `expected`, the first of which is
+    /// column `at`.
+    pub(crate) fn read(row: &Row<'_>, at: usize) -> rusqlite::Result<Self> {
+        Ok(Self { reference: row.get(at)?, expected: row.get(at + 1)? })
+    }
 }
 
 fn find_ingest(
@@ -418,7 +437,7 @@ fn find_ingest(
              WHERE o.namespace = ?1 AND o.kind = 'ingest' AND o.key = ?2",
         )?
         .query_row(params![namespace.as_str(), reference], |row| {
-            Ok(IngestRow { object: row.get(0)?, reference: row.get(1)?, expected: row.get(2)? })
+            Ok(IngestRow { object: row.get(0)?, bytes: IngestBytes::read(row, 1)? })
         })
         .optional()?;
     Ok(row)

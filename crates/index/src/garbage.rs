@@ -8,9 +8,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use davit_types::Namespace;
+use rusqlite::Connection;
 
 use crate::time::to_nanos;
 use crate::{ContentStore, Index, Result, Snapshotter, content, digests};
@@ -133,8 +134,15 @@ impl Collector {
     /// The rows that can go now.
     fn find(&self) -> Result<Vec<i64>> {
         self.index.look_long(|connection| {
-            Ok(Graph::load(connection, None)?.garbage(to_nanos(SystemTime::now())))
+            Ok(self.graph(connection, None)?.garbage(to_nanos(SystemTime::now())))
         })
+    }
+
+    /// What leads to what, in one namespace or in all.
+    fn graph(&self, connection: &Connection, of: Option<&Namespace>) -> Result<Graph> {
+        let mut graph = Graph::load(connection, of)?;
+        graph.keep(&self.index.pins.rows(connection)?);
+        Ok(graph)
     }
 
     /// Removes what nothing holds and tells of it, one by one: first rows,
@@ -143,16 +151,23 @@ impl Collector {
     ///
     /// Of several callers at a time, those that wait are told nothing: the
     /// next collection is made for all of them.
-    pub fn collect(&self, sizes: Sizes, tell: &mut dyn FnMut(Garbage)) -> Result<()> {
-        let Some(turn) = self.take_turn() else { return Ok(()) };
+    ///
+    /// Answers how long the index was busy with it; what is on disk may take
+    /// much longer to go.
+    pub fn collect(&self, sizes: Sizes, tell: &mut dyn FnMut(Garbage)) -> Result<Duration> {
+        let Some(turn) = self.take_turn() else { return Ok(Duration::ZERO) };
+        let mut started = Instant::now();
         let _noting = Noting::begin(&self.index)?;
         let mut sweep = Sweep::new(self.find()?);
+        let mut busy = started.elapsed();
         while !sweep.is_done() {
+            started = Instant::now();
             let removed;
             (sweep, removed) = self.index.upkeep(move |connection| {
                 let removed = sweep.batch(connection)?;
                 Ok((sweep, removed))
             })?;
+            busy += started.elapsed();
             for victim in removed {
                 let size = self.remove_files(&victim, sizes);
                 tell(victim.garbage(size));
@@ -163,7 +178,7 @@ impl Collector {
         }
         self.index.keep_room();
         turn.done();
-        Ok(())
+        Ok(busy)
     }
 
     /// Removes the files and directories that a crash has left without a
@@ -194,13 +209,13 @@ impl Collector {
     /// were.
     fn remove_files(&self, victim: &Victim, sizes: Sizes) -> u64 {
         let key = victim.key.as_str();
-        let removed = match (victim.kind.as_str(), victim.directory, &victim.stored_reference) {
+        let removed = match (victim.kind.as_str(), victim.directory, &victim.bytes) {
             ("content", ..) => digests::stored(key)
                 .and_then(|digest| self.content.remove_bytes(&digest))
                 .map(|gone| if gone { victim.size } else { 0 }),
-            ("ingest", _, Some(reference)) => {
-                let size = self.content.ingest_size(reference);
-                self.content.remove_ingest(reference).map(|()| size)
+            ("ingest", _, Some(bytes)) => {
+                let size = self.content.ingest_size(&bytes.reference);
+                self.content.remove_ingest(bytes).map(|()| size)
             }
             ("snapshot", Some(directory), _) => {
                 let Some(snapshotter) = self.snapshotter(key) else { return 0 };
@@ -223,13 +238,13 @@ impl Collector {
     /// How many bytes would go with a row. `shared` counts the rows seen of
     /// blobs that several namespaces have: the last takes the bytes along.
     fn size_before(&self, victim: &Victim, owners: u64, shared: &mut HashMap<String, u64>) -> u64 {
-        match (victim.kind.as_str(), victim.directory, &victim.stored_reference) {
+        match (victim.kind.as_str(), victim.directory, &victim.bytes) {
             ("content", ..) if owners > 1 => {
                 let seen = shared.entry(victim.key.clone()).or_default();
                 *seen += 1;
                 if *seen < owners { 0 } else { victim.size }
             }
-            ("ingest", _, Some(reference)) => self.content.ingest_size(reference),
+            ("ingest", _, Some(bytes)) => self.content.ingest_size(&bytes.reference),
             ("snapshot", Some(directory), _) if victim.is_active => {
                 self.snapshotter(&victim.key).map_or(0, |known| known.measure(directory))
             }

@@ -7,15 +7,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use davit_types::{Labels, Namespace};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use crate::leases::Pins;
 use crate::readers::{Reader, Readers};
+use crate::references::Via;
 use crate::reserve::Reserve;
 use crate::time::{from_nanos, to_nanos};
 use crate::writer::Writer;
 use crate::{
-    Containers, Error, Images, Leases, Namespaces, Result, Sandboxes, garbage, schema, sequences,
+    Containers, Error, Images, Leases, Namespaces, Result, Sandboxes, garbage, objects, references,
+    schema, sequences,
 };
 
 /// How long to wait for somebody who has the file open otherwise (a person
@@ -32,6 +36,7 @@ pub struct Index {
     tally: Tally,
     reserve: Reserve,
     path: PathBuf,
+    pub(crate) pins: Pins,
 }
 
 /// How many changes there have been since the index was opened. What
@@ -87,6 +92,7 @@ impl Index {
             tally: Tally::default(),
             reserve,
             path: path.to_owned(),
+            pins: Pins::default(),
         })
     }
 
@@ -135,6 +141,21 @@ impl Index {
                 .prepare_cached("SELECT min(expires) FROM objects WHERE expires > ?1")?
                 .query_row([to_nanos(time)], |row| row.get(0))?;
             Ok(expiry.map(from_nanos))
+        })
+    }
+
+    /// Whether there is anything that `labels` attach their owner to, by a
+    /// label `containerd.io/gc.bref.*`.
+    pub fn is_attached(&self, namespace: &Namespace, labels: &Labels) -> Result<bool> {
+        let targets = references::of_labels(labels).into_iter();
+        let mut targets = targets.filter(|reference| reference.via == Via::Back);
+        self.look(|connection| {
+            let found = targets
+                .find_map(|target| {
+                    objects::find(connection, namespace, target.kind, &target.key).transpose()
+                })
+                .transpose()?;
+            Ok(found.is_some())
         })
     }
 

@@ -1,7 +1,9 @@
 //! Leases: what keeps things from being collected while somebody works with
 //! them (containerd, `core/metadata/leases.go`).
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use davit_types::{Digest, Labels, Namespace};
@@ -55,6 +57,47 @@ pub struct Resource {
     pub kind: String,
 }
 
+/// The leases that somebody in this process lives for, and for how many.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pins(Arc<Mutex<HashMap<Pinned, usize>>>);
+
+type Pinned = (Namespace, LeaseId);
+
+/// Keeps a lease from ending by itself, whatever the clock says, while this
+/// lives. It can be deleted all the same.
+#[derive(Debug)]
+pub struct Pin {
+    pins: Pins,
+    lease: Pinned,
+}
+
+impl Pins {
+    fn held(&self) -> MutexGuard<'_, HashMap<Pinned, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rows of those leases.
+    pub(crate) fn rows(&self, connection: &Connection) -> Result<Vec<i64>> {
+        let all: Vec<Pinned> = self.held().keys().cloned().collect();
+        let row = |(namespace, id): Pinned| {
+            objects::find(connection, &namespace, Kind::Lease, id.as_str()).transpose()
+        };
+        all.into_iter().filter_map(row).collect()
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut held = self.pins.held();
+        if let Some(count) = held.get_mut(&self.lease) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.lease);
+            }
+        }
+    }
+}
+
 /// The leases of all namespaces.
 #[derive(Clone, Copy, Debug)]
 pub struct Leases<'a> {
@@ -75,6 +118,13 @@ impl Leases<'_> {
             objects::describe(connection, object, Kind::Lease, &mut labels, &[])?;
             Ok(Lease { id, created_at: now, labels })
         })
+    }
+
+    /// Keeps a lease, which need not exist, from ending by itself.
+    pub fn pin(&self, namespace: &Namespace, id: &LeaseId) -> Pin {
+        let (pins, lease) = (self.index.pins.clone(), (namespace.clone(), id.clone()));
+        *pins.held().entry(lease.clone()).or_default() += 1;
+        Pin { pins, lease }
     }
 
     /// Replaces a lease's labels: puts off its end, for instance.

@@ -41,7 +41,7 @@ pub use error::{Error, Result};
 pub use garbage::{Collector, Explanation, Garbage, Link, Sizes, Thing};
 pub use images::{Image, ImageUpdate, Images, image_target};
 pub use index::{Changes, Index};
-pub use leases::{Lease, LeaseId, Leases, Resource};
+pub use leases::{Lease, LeaseId, Leases, Pin, Resource};
 pub use namespaces::Namespaces;
 pub use sandboxes::{Sandbox, Sandboxes};
 pub use snapshots::{

@@ -4,8 +4,9 @@
 use davit_types::{Labels, Namespace};
 use rusqlite::{Connection, params};
 
+use crate::content::IngestBytes;
 use crate::objects::{ensure_namespace, validate_labels};
-use crate::{Error, Index, Result};
+use crate::{ContentStore, Error, Index, Result};
 
 /// The namespaces. A namespace also comes into being, without labels, when
 /// something is first made in it.
@@ -83,10 +84,11 @@ impl Namespaces<'_> {
     }
 
     /// Deletes `namespace`, which must hold no images, blobs, containers or
-    /// snapshots. Its leases, ingests and sandboxes go with it.
-    pub fn delete(&self, namespace: &Namespace) -> Result<()> {
+    /// snapshots. Its leases, sandboxes and ingests go with it, the latters'
+    /// bytes from `content`.
+    pub fn delete(&self, namespace: &Namespace, content: &ContentStore) -> Result<()> {
         let namespace = namespace.clone();
-        self.index.change(move |connection| {
+        let ingests = self.index.loosen(move |connection| {
             let name = namespace.as_str();
             let left = contents(connection, &namespace)?;
             if !left.is_empty() {
@@ -95,14 +97,32 @@ impl Namespaces<'_> {
                     left.join(", ")
                 )));
             }
+            let ingests = ingests(connection, &namespace)?;
             connection.execute("DELETE FROM objects WHERE namespace = ?1", [name])?;
             let deleted = connection.execute("DELETE FROM namespaces WHERE name = ?1", [name])?;
             if deleted == 0 {
                 return Err(Error::NotFound(format!("namespace {name:?}")));
             }
-            Ok(())
-        })
+            Ok(ingests)
+        })?;
+        for bytes in &ingests {
+            if let Err(error) = content.remove_ingest(bytes) {
+                let reference = bytes.reference.as_str();
+                log::warn!(reference, error:%; "an ingest stays behind on disk");
+            }
+        }
+        Ok(())
     }
+}
+
+/// Where the bytes of a namespace's ingests are.
+fn ingests(connection: &Connection, namespace: &Namespace) -> Result<Vec<IngestBytes>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT i.reference, i.expected FROM objects o JOIN ingests i ON i.id = o.id
+         WHERE o.namespace = ?1 AND o.kind = 'ingest'",
+    )?;
+    let found = statement.query_map([namespace.as_str()], |row| IngestBytes::read(row, 0))?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
 /// The labels of `namespace`.

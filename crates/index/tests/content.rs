@@ -5,8 +5,8 @@
 mod common;
 
 use common::*;
-use davit_index::{LeaseId, Resource, Sharing, WriterRequest};
-use davit_types::{Digest, ErrorKind, Kind, Labels};
+use davit_index::{ContentWriter, LeaseId, Resource, Sharing, WriterRequest};
+use davit_types::{Digest, ErrorKind, Kind, Labels, Namespace};
 
 fn request(reference: &str, expected: Option<&Digest>) -> WriterRequest {
     WriterRequest { reference: reference.to_owned(), total: 0, expected: expected.cloned() }
@@ -240,15 +240,67 @@ fn shared_content_is_checked_and_copied_when_written_to() {
     writer.truncate(0).unwrap();
     writer.write(b"new").unwrap();
     assert_eq!(writer.commit(3, None, &Labels::new()).unwrap().digest, digest(b"new"));
-    // An ingest that shares keeps the bytes it waits for; aborting it does
-    // not take them away.
+    // An ingest that shares keeps the bytes it waits for, until it is given up.
     let writer = open();
     stores.content.delete(&a, &blob, None).unwrap();
     assert!(stores.local.info(&blob).is_ok(), "the bytes went from under a writer");
-    drop(writer);
     stores.content.abort(&b, "r", None).unwrap();
-    stores.content.cleanup().unwrap();
     assert!(stores.local.info(&blob).is_err(), "the bytes stayed");
+    let gone = format!("content {blob}: not found");
+    assert_eq!(refusal(writer.commit(6, Some(&blob), &Labels::new())), gone);
+    assert!(stores.content.info(&b, &blob).is_err(), "a blob without bytes");
+}
+
+/// What an ingest had of its own when another namespace got the blob goes
+/// with it, whatever becomes of it.
+#[test]
+fn an_ingest_that_comes_to_share_leaves_no_bytes_of_its_own() {
+    type End = fn(&Stores, &Namespace, ContentWriter);
+    let ends: [(&str, End); 6] = [
+        ("commit", |_, _, writer| drop(writer.commit(0, None, &Labels::new()).unwrap())),
+        ("abort", |stores, space, _| stores.content.abort(space, "r", None).unwrap()),
+        ("collection", |stores, space, writer| {
+            drop(writer);
+            stores.index.leases().delete(space, &LeaseId::new("l")).unwrap();
+            assert_eq!(stores.collect().len(), 1);
+        }),
+        ("its namespace", |stores, space, writer| {
+            drop(writer);
+            stores.index.namespaces().delete(space, &stores.content).unwrap();
+        }),
+        ("another blob", |stores, space, writer| {
+            drop(writer);
+            let mut writer = stores.content.writer(space, request("r", None), None).unwrap();
+            writer.truncate(0).unwrap();
+            let info = writer.commit(0, None, &Labels::new()).unwrap();
+            stores.content.delete(space, &info.digest, None).unwrap();
+        }),
+        ("writing anew", |stores, space, mut writer| {
+            writer.truncate(0).unwrap();
+            assert_eq!(writer.offset(), 0);
+            writer.write(b"new").unwrap();
+            let info = writer.commit(3, Some(&digest(b"new")), &Labels::new()).unwrap();
+            stores.content.delete(space, &info.digest, None).unwrap();
+        }),
+    ];
+    for (end, reach) in ends {
+        let stores = stores();
+        let (a, b) = (ns("a"), ns("b"));
+        let (blob, lease) = (digest(b"shared"), stores.lease(&a, "l", &[]).id);
+        let open = || stores.content.writer(&a, request("r", Some(&blob)), Some(&lease)).unwrap();
+        let mut writer = open();
+        writer.write(b"sha").unwrap();
+        drop(writer);
+        stores.put(&b, b"shared", &[], None).unwrap();
+        let writer = open();
+        assert_eq!(writer.offset(), 6);
+        stores.content.delete(&b, &blob, None).unwrap();
+        reach(&stores, &a, writer);
+        assert_eq!(stores.local.list_statuses().unwrap(), [], "{end}");
+        let has = stores.content.info(&a, &blob).is_ok();
+        assert_eq!(stores.local.info(&blob).is_ok(), has, "{end}");
+        assert_eq!(has, end == "commit", "{end}");
+    }
 }
 
 #[test]

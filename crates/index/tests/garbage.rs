@@ -268,3 +268,41 @@ fn collection_and_writers_do_not_harm_each_other() {
     assert_eq!(stores.local.walk().unwrap(), []);
     assert_eq!(stores.local.list_statuses().unwrap(), []);
 }
+
+/// Leases end by the clock, which can be set, and goes on while the machine
+/// sleeps.
+#[test]
+fn a_lease_that_somebody_lives_for_does_not_end() {
+    let stores = stores();
+    let space = ns("default");
+    let past = [("containerd.io/gc.expire", "2020-01-01T00:00:00Z")];
+    let id = LeaseId::new("l");
+    let (first, second) =
+        (stores.index.leases().pin(&space, &id), stores.index.leases().pin(&space, &id));
+    stores.lease(&space, "l", &past);
+    let held = stores.put(&space, b"held", &[], Some(&id)).unwrap().digest.to_string();
+    for pin in [first, second] {
+        assert_eq!(stores.collect(), []);
+        assert_eq!(stores.collector.explain(&space, &held).unwrap()[0].roots, 1);
+        drop(pin);
+    }
+    assert_eq!(stores.collector.explain(&space, &held).unwrap()[0].roots, 0);
+    stores.collect();
+    assert_eq!(left(&stores, &space), Vec::<String>::new());
+}
+
+#[test]
+fn labels_attach_to_what_exists_alone() {
+    let stores = stores();
+    let (a, b) = (ns("a"), ns("b"));
+    stores.index.containers().create(&a, container("c")).unwrap();
+    let attached =
+        |space, labels: &[(&str, &str)]| stores.index.is_attached(space, &map(labels)).unwrap();
+    let (to, other) = ("containerd.io/gc.bref.container", "containerd.io/gc.bref.container.x");
+    assert!(attached(&a, &[(to, "c")]));
+    assert!(attached(&a, &[(to, "gone"), (other, "c")]));
+    assert!(!attached(&a, &[(to, "gone"), ("c", "c"), ("containerd.io/gc.ref.image", "c")]));
+    assert!(!attached(&b, &[(to, "c")]));
+    stores.index.containers().delete(&a, "c").unwrap();
+    assert!(!attached(&a, &[(to, "c")]));
+}

@@ -39,8 +39,8 @@ fn namespaces_come_and_go() {
     assert!(message.starts_with("namespace.Labels: label key and value length (4097 bytes)"));
     assert_eq!(namespaces.list().unwrap().len(), 2);
 
-    namespaces.delete(&a).unwrap();
-    assert_eq!(refusal(namespaces.delete(&a)), r#"namespace "a": not found"#);
+    namespaces.delete(&a, &stores.content).unwrap();
+    assert_eq!(refusal(namespaces.delete(&a, &stores.content)), r#"namespace "a": not found"#);
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn a_namespace_with_something_in_it_stays() {
     stores.index.containers().create(&space, container("c")).unwrap();
     stores.snapshots.prepare(&space, "s", "", &Labels::new(), None).unwrap();
     stores.lease(&space, "l", &[]);
-    let delete = || stores.index.namespaces().delete(&space);
+    let delete = || stores.index.namespaces().delete(&space, &stores.content);
     assert_eq!(
         refusal(delete()),
         r#"namespace "full" must be empty, but it still has images, blobs, containers, "#

@@ -2,6 +2,7 @@
 //! where registries are, who may refuse an image (containerd 2.2,
 //! `plugins/transfer`, `plugins/imageverifier`, `internal/cri/config`).
 
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,8 +27,8 @@ pub struct Transfer {
     pub concurrent_layer_fetch_buffer: u64,
     /// Blobs that are sent at a time, over all pushes; 0 for no limit.
     pub max_concurrent_uploaded_layers: usize,
-    /// Layers that are unpacked at a time, over all pulls; 0 for as many as
-    /// there are processors.
+    /// Layers that are unpacked at a time, over all pulls, and as many that
+    /// are still arriving; 0 for as many as there are processors.
     pub max_concurrent_unpacks: usize,
     /// Unpack only what `unpack_config` names a platform for.
     pub check_platform_supported: bool,
@@ -66,6 +67,14 @@ impl Default for Transfer {
 }
 
 impl Transfer {
+    /// Layers that are unpacked at a time, and that are still arriving.
+    pub fn unpacks_at_once(&self) -> usize {
+        match self.max_concurrent_unpacks {
+            0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+            limit => limit,
+        }
+    }
+
     pub(super) fn apply(&mut self, section: &mut Section<'_>) -> Result<(), ConfigError> {
         for (key, count) in [
             ("max_concurrent_downloads", &mut self.max_concurrent_downloads),

@@ -2,12 +2,12 @@
 //! where they have arrived.
 
 use std::fs::File;
-use std::io::{self, PipeWriter, Write};
+use std::io::{self, PipeWriter};
 use std::os::unix::fs::FileExt;
 
 use davit_distribution::pull::{Arriving, Failure};
 use rustix::io::Errno;
-use tokio::runtime::Handle;
+use tokio::net::unix::pipe::Sender;
 
 /// Bytes that a pipe holds at most; what a user may have without privileges.
 const PIPE: usize = 1 << 20;
@@ -24,28 +24,33 @@ pub(super) fn pipe() -> io::Result<(io::PipeReader, PipeWriter)> {
     Ok((reader, writer))
 }
 
-/// Moves all of a blob into `pipe`, as it arrives. Ends early when nobody
-/// reads any more: who does not will say why. Blocks.
+/// Moves all of a blob into `pipe`, if there is one, as it arrives. Ends early
+/// when nobody reads any more: who does not will say why.
 ///
 /// # Errors
 /// The fetch has failed, or the file cannot be read.
-pub(super) fn feed(
+pub(super) async fn feed(
     file: &File,
-    pipe: PipeWriter,
+    pipe: Option<PipeWriter>,
     mut arriving: Arriving,
-    runtime: &Handle,
     told: impl Fn(u64),
 ) -> Result<(), Failure> {
+    let Some(pipe) = pipe else { return Ok(()) };
+    let broken = |error: io::Error| Failure::io("feed what has arrived", &error);
+    let pipe = Sender::from_owned_fd(pipe.into()).map_err(broken)?;
     let mut offset = 0;
     loop {
-        let (there, whole) = runtime.block_on(arriving.more(offset))?;
+        let (there, whole) = arriving.more(offset).await?;
         while offset < there {
             let end = there.min(offset + STEP);
-            match move_some(file, &pipe, &mut offset, end) {
-                Ok(true) => told(offset),
-                Ok(false) => return Ok(()),
-                Err(error) => return Err(Failure::io("read what has arrived", &error)),
+            pipe.writable().await.map_err(broken)?;
+            match pipe.try_io(|| move_some(file, &pipe, offset, end)) {
+                Ok(0) => return Ok(()),
+                Ok(count) => offset += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(broken(error)),
             }
+            told(offset);
         }
         if whole {
             return Ok(());
@@ -53,35 +58,29 @@ pub(super) fn feed(
     }
 }
 
-/// Moves what is before `end`, or a part of it; false when nobody reads.
-fn move_some(file: &File, pipe: &PipeWriter, offset: &mut u64, end: u64) -> io::Result<bool> {
-    let size = usize::try_from(end - *offset).unwrap_or(BLOCK);
-    match rustix::fs::sendfile(pipe, file, Some(offset), size) {
-        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-        Ok(_) | Err(Errno::INTR) => Ok(true),
-        Err(Errno::PIPE) => Ok(false),
-        Err(Errno::INVAL | Errno::NOSYS) => copy_some(file, pipe, offset, size),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn copy_some(file: &File, pipe: &PipeWriter, offset: &mut u64, size: usize) -> io::Result<bool> {
-    let mut buffer = vec![0; size.min(BLOCK)];
-    file.read_exact_at(&mut buffer, *offset)?;
-    let mut pipe = pipe;
-    match pipe.write_all(&buffer) {
-        Ok(()) => {
-            *offset += buffer.len() as u64;
-            Ok(true)
+/// Moves a part of what is between `offset` and `end`; how many bytes. None
+/// when nobody reads.
+fn move_some(file: &File, pipe: &Sender, mut offset: u64, end: u64) -> io::Result<u64> {
+    let size = usize::try_from(end - offset).unwrap_or(BLOCK);
+    let moved = match rustix::fs::sendfile(pipe, file, Some(&mut offset), size) {
+        Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            let mut buffer = vec![0; size.min(BLOCK)];
+            file.read_exact_at(&mut buffer, offset)?;
+            rustix::io::write(pipe, &buffer)
         }
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error),
+        moved => moved,
+    };
+    match moved {
+        Ok(count) => Ok(count as u64),
+        Err(Errno::PIPE) => Ok(0),
+        Err(error) => Err(error.into()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
 
     use davit_distribution::pull::arrival;
 
@@ -94,7 +93,6 @@ mod tests {
         let bytes: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
         let (arrival, mut arriving) = arrival();
         let (mut reader, writer) = pipe().unwrap();
-        let runtime = Handle::current();
         let reading = tokio::task::spawn_blocking(move || {
             let mut all = Vec::new();
             reader.read_to_end(&mut all).map(|_| all)
@@ -102,7 +100,7 @@ mod tests {
         arrival.begin(path.reopen().unwrap(), 0);
         let file = arriving.begun().await.unwrap();
         let feeding =
-            tokio::task::spawn_blocking(move || feed(&file, writer, arriving, &runtime, |_| {}));
+            tokio::spawn(async move { feed(&file, Some(writer), arriving, |_| {}).await });
         for (number, piece) in bytes.chunks(400_000).enumerate() {
             growing.write_all(piece).unwrap();
             // More is in the file than is said to be good.
@@ -123,7 +121,6 @@ mod tests {
             let (reader, writer) = pipe().unwrap();
             arrival.begin(file, 10);
             let file = arriving.begun().await.unwrap();
-            let runtime = Handle::current();
             let reader = if gone {
                 drop(reader);
                 None
@@ -131,10 +128,7 @@ mod tests {
                 drop(arrival);
                 Some(reader)
             };
-            let fed = tokio::task::spawn_blocking(move || {
-                feed(&file, writer, arriving, &runtime, |_| {})
-            });
-            assert_eq!(fed.await.unwrap().is_ok(), gone);
+            assert_eq!(feed(&file, Some(writer), arriving, |_| {}).await.is_ok(), gone);
             drop(reader);
         }
     }

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use davit_index::{Index, LeaseId};
+use davit_index::{Index, LeaseId, Pin};
 use davit_types::{Kind, Labels, Namespace};
 use jiff::Timestamp;
 use tokio::task::AbortHandle;
@@ -29,7 +29,16 @@ pub struct Hold {
     namespace: Namespace,
     id: LeaseId,
     /// `None` for the caller's own lease.
-    renewing: Option<AbortHandle>,
+    living: Option<Living>,
+}
+
+/// What keeps a lease while we live: it is put off on disk, for a daemon that
+/// is started after us, and does not end by a clock that was set or went on
+/// while the machine slept.
+#[derive(Debug)]
+struct Living {
+    renewing: AbortHandle,
+    _pin: Pin,
 }
 
 impl Hold {
@@ -44,15 +53,17 @@ impl Hold {
     ) -> Result<Self, Status> {
         let (index, namespace) = (Arc::clone(index), namespace.clone());
         if let Some(id) = given {
-            return Ok(Self { index, namespace, id, renewing: None });
+            return Ok(Self { index, namespace, id, living: None });
         }
         let id = unique();
+        let pin = index.leases().pin(&namespace, &id);
         {
             let (index, namespace, id) = (Arc::clone(&index), namespace.clone(), id.clone());
             blocking(move || index.leases().create(&namespace, &id, &labels())).await?;
         }
         let renewing = tokio::spawn(renew(Arc::clone(&index), namespace.clone(), id.clone()));
-        Ok(Self { index, namespace, id, renewing: Some(renewing.abort_handle()) })
+        let living = Some(Living { renewing: renewing.abort_handle(), _pin: pin });
+        Ok(Self { index, namespace, id, living })
     }
 
     /// The lease itself.
@@ -65,7 +76,7 @@ impl Hold {
     /// # Errors
     /// The index cannot be written; the lease then ends by itself.
     pub async fn end(self) -> Result<(), Status> {
-        if self.renewing.is_none() {
+        if self.living.is_none() {
             return Ok(());
         }
         let (index, namespace, id) =
@@ -74,11 +85,9 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for Living {
     fn drop(&mut self) {
-        if let Some(renewing) = &self.renewing {
-            renewing.abort();
-        }
+        self.renewing.abort();
     }
 }
 

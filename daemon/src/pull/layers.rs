@@ -7,8 +7,10 @@
 //! snapshot is committed only when the blob has the digest that the manifest
 //! says and the archive in it the one that the configuration says.
 
-use std::io;
+use std::fs::File;
+use std::io::PipeWriter;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,14 +25,13 @@ use davit_index::LeaseId;
 use davit_types::platform::Matcher;
 use davit_types::{Descriptor, Digest, ErrorKind, Kind, Labels};
 use futures::future::try_join_all;
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::feed::{feed, pipe};
 use super::place::{Place, Snapshots};
 use super::snapshot::{Extraction, New};
 use super::{Contents, Images, source};
-use crate::services::diff::Guard;
+use crate::services::diff::{Diff, Guard, wait};
 
 /// How long a pull that failed waits until its snapshots have gone.
 const TIDY_LIMIT: Duration = Duration::from_secs(10);
@@ -251,25 +252,30 @@ impl Image<'_> {
     ) -> Result<(Applied, Extraction), Error> {
         let file = arriving.begun().await?;
         let images = &self.unpacker.images;
-        let place = Arc::clone(&images.places).acquire_owned().await;
+        let place = images.places.take(arriving).await?;
+        let (input, pipe) = input(&file, arriving)?;
         let (killer, guard) = oneshot::channel();
         let guard = Guard(guard);
-        let job = Job {
-            images: images.clone(),
-            blob: self.blobs[number].clone(),
-            diff_id: self.diff_ids[number].clone(),
-            extraction,
-            file,
-            arriving: arriving.clone(),
-            observer: Arc::clone(&self.unpacker.observer),
-            runtime: Handle::current(),
-        };
-        let done = blocking(move || {
+        let blob = &self.blobs[number];
+        let diff_id = self.diff_ids[number].clone();
+        let job = Job { diff: images.diff.clone(), blob: blob.clone(), diff_id, extraction, input };
+        let mut working = pin!(blocking(move || {
             let _place = place;
             job.run(killer)
-        })
-        .await;
-        drop(guard);
+        }));
+        let fed = tokio::select! {
+            // Who does not read to the end will say why.
+            done = &mut working => return Ok(done?),
+            fed = feed(&file, pipe, arriving.clone(), |offset| {
+                self.unpacker.observer.unpacking(blob, offset);
+            }) => fed,
+        };
+        if fed.is_err() {
+            drop(guard);
+        }
+        // The snapshot is the worker's as long as that lives.
+        let done = working.await;
+        fed?;
         Ok(done?)
     }
 
@@ -296,44 +302,37 @@ impl Image<'_> {
     }
 }
 
+/// Where a worker reads a layer, and where it is fed, unless all of it is there
+/// already.
+fn input(file: &File, arriving: &Arriving) -> Result<(OwnedFd, Option<PipeWriter>), Failure> {
+    let input = match arriving.is_whole() {
+        true => file.try_clone().map(|file| (file.into(), None)),
+        false => pipe().map(|(reader, writer)| (reader.into(), Some(writer))),
+    };
+    input.map_err(|error| Failure::io("prepare for a layer", &error))
+}
+
 /// One layer on its way into one snapshot.
 struct Job {
-    images: Images,
+    diff: Diff,
     blob: Descriptor,
     diff_id: Digest,
     extraction: Extraction,
-    file: Arc<std::fs::File>,
-    arriving: Arriving,
-    observer: Arc<dyn Observer>,
-    runtime: Handle,
+    input: OwnedFd,
 }
 
 impl Job {
     /// Hands the snapshot back, so that nobody removes it before the worker
     /// has ended.
     fn run(self, killer: oneshot::Sender<Killer>) -> Result<(Applied, Extraction), Failure> {
-        let failed = |error: davit_diff::Error| extracting(&self.diff_id, &error);
-        let broken = |error: io::Error| Failure::io("prepare for a layer", &error);
-        // What is there already needs nobody to feed it.
-        let (input, feeding): (OwnedFd, _) = match self.arriving.is_whole() {
-            true => (self.file.try_clone().map_err(broken)?.into(), None),
-            false => {
-                let (reader, writer) = pipe().map_err(broken)?;
-                (reader.into(), Some(writer))
-            }
+        let Self { diff, blob, diff_id, extraction, input } = self;
+        let (mounts, later) = (extraction.mounts.clone(), extraction.lower_later);
+        let work = || {
+            let layer = diff.layer(input, &blob.media_type, mounts, later)?;
+            wait(layer.spawn(diff.program())?, killer)
         };
-        let (mounts, later) = (self.extraction.mounts.clone(), self.extraction.lower_later);
-        let layer = self.images.diff.layer(input, &self.blob.media_type, mounts, later);
-        let running = layer.and_then(|l| l.spawn(self.images.diff.program())).map_err(failed)?;
-        if let Err(killer) = killer.send(running.killer().map_err(failed)?) {
-            killer.kill();
-        }
-        if let Some(writer) = feeding {
-            let told = |offset| self.observer.unpacking(&self.blob, offset);
-            feed(&self.file, writer, self.arriving, &self.runtime, told)?;
-        }
-        let applied = running.wait().map_err(failed)?;
-        Ok((applied, self.extraction))
+        let applied = work().map_err(|error| extracting(&diff_id, &error))?;
+        Ok((applied, extraction))
     }
 }
 

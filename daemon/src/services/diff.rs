@@ -237,7 +237,8 @@ impl Diff {
     }
 }
 
-fn wait(
+/// Waits for a worker, which dies with the thread that calls this.
+pub(crate) fn wait(
     running: davit_diff::worker::Running<Applied>,
     killer: oneshot::Sender<Killer>,
 ) -> Result<Applied, davit_diff::Error> {

@@ -28,6 +28,9 @@ const COLLECTED_WAITING: usize = 1024;
 /// all who asked since it began.
 const CALLERS_MAX: usize = 2;
 static CALLERS: Semaphore = Semaphore::const_new(CALLERS_MAX);
+/// Looks at a time at what would go. They wait for their clients, for whom no
+/// collection is to wait.
+static LOOKERS: Semaphore = Semaphore::const_new(CALLERS_MAX);
 
 /// Collects, and explains what is not collected.
 #[derive(Clone)]
@@ -52,7 +55,7 @@ impl Service for Maintenance {
         let (sender, messages) =
             mpsc::channel(if is_dry { FOUND_WAITING } else { COLLECTED_WAITING });
         let Self { collector, events } = self.clone();
-        let permit = CALLERS.acquire().await;
+        let permit = if is_dry { &LOOKERS } else { &CALLERS }.acquire().await;
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
             let mut teller = Teller::new(sender, is_dry);
@@ -62,6 +65,7 @@ impl Service for Maintenance {
                 collect(&collector, &events, Sizes::Measured, |garbage| {
                     teller.tell(garbage);
                 })
+                .map(drop)
             };
             teller.end(done);
         });
@@ -91,7 +95,7 @@ pub(super) async fn collect_now(
     events: Arc<Exchange>,
 ) -> Result<(), Status> {
     let _permit = CALLERS.acquire().await;
-    blocking(move || collect(&collector, &events, Sizes::Known, drop)).await
+    blocking(move || collect(&collector, &events, Sizes::Known, drop)).await.map(drop)
 }
 
 /// Tells a client of garbage, in blocks.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use davit_events::Exchange;
-use davit_index::{Error, Index};
+use davit_index::{ContentStore, Error, Index};
 use davit_protocols::convert::grpc::pack;
 use davit_protocols::grpc::containerd::events;
 use davit_protocols::grpc::containerd::services::namespaces::v1 as wire;
@@ -21,6 +21,8 @@ use super::{blocking, brief, publish, status};
 pub struct Namespaces {
     /// Where they are.
     pub index: Arc<Index>,
+    /// Where the bytes of their ingests are.
+    pub content: Arc<ContentStore>,
     /// Who is told of changes.
     pub events: Arc<Exchange>,
 }
@@ -34,7 +36,7 @@ impl Namespaces {
         event: Any,
         work: impl FnOnce(&Index, &Namespace) -> Result<(), Error> + Send + 'static,
     ) -> Result<(), Status> {
-        let Self { index, events } = self.clone();
+        let (index, events) = (Arc::clone(&self.index), Arc::clone(&self.events));
         blocking(move || {
             work(&index, &namespace)?;
             publish(&events, &namespace, topic, event);
@@ -114,8 +116,9 @@ impl Service for Namespaces {
         let namespace = Namespace::new(name.as_str())
             .map_err(|_| Status::not_found(format!("namespace {name:?}: not found")))?;
         let event = pack(&events::NamespaceDelete { name });
-        self.change(namespace, topics::NAMESPACE_DELETE, event, |index, namespace| {
-            index.namespaces().delete(namespace)
+        let content = Arc::clone(&self.content);
+        self.change(namespace, topics::NAMESPACE_DELETE, event, move |index, namespace| {
+            index.namespaces().delete(namespace, &content)
         })
         .await?;
         Ok(Response::new(()))

@@ -9,13 +9,13 @@ use davit_types::{Algorithm, Digest, ErrorKind, Kind as _, Labels, Namespace};
 use rusqlite::{Connection, params};
 
 use super::{
-    ContentInfo, ContentStore, INGEST_LIFETIME, Sharing, WriterRequest, find_ingest, forget_ingest,
-    is_away, is_shared, recorded_size,
+    ContentInfo, ContentStore, INGEST_LIFETIME, IngestBytes, IngestRow, Sharing, WriterRequest,
+    find_ingest, forget_ingest, is_away, is_shared, recorded_size,
 };
 use crate::objects::{self, Kind, validate_labels};
 use crate::references::{Reference, Via};
 use crate::time::to_nanos;
-use crate::{Error, LeaseId, Result, leases};
+use crate::{Error, LeaseId, Result, digests, leases};
 
 /// An ingest that is being written. Dropping it keeps the bytes for a later
 /// writer of the same reference.
@@ -67,6 +67,8 @@ enum Opened {
         /// Whether the row is new.
         fresh: bool,
         shared: bool,
+        /// The blob that it shared before, and does no more.
+        left: Option<String>,
     },
 }
 
@@ -89,7 +91,10 @@ impl ContentStore {
         let found = self.look_for(&request)?;
         let opened = self.open_ingest(namespace, &request, &found, lease)?;
         let (stored_reference, fresh, shared) = match (opened, &request.expected) {
-            (Opened::Ingest { stored_reference, fresh, shared }, _) => {
+            (Opened::Ingest { stored_reference, fresh, shared, left }, _) => {
+                if let Some(left) = left {
+                    self.forget_bytes(&digests::stored(&left)?);
+                }
                 (stored_reference, fresh, shared)
             }
             (Opened::Exists, Some(digest)) => {
@@ -170,10 +175,16 @@ impl ContentStore {
             }
             let leased =
                 leases::hold(connection, &namespace, lease.as_ref(), Kind::Ingest, &reference)?;
-            let (object, stored_reference, fresh) =
-                ingest_row(connection, &namespace, &reference, number)?;
-            describe_ingest(connection, object, shared, leased)?;
-            Ok(Opened::Ingest { stored_reference, fresh, shared: shared.is_some() })
+            let (row, fresh) = ingest_row(connection, &namespace, &reference, number)?;
+            describe_ingest(connection, row.object, shared, leased)?;
+            let IngestBytes { reference, expected: before } = row.bytes;
+            let left = before.filter(|before| shared.is_none_or(|now| now.as_str() != before));
+            Ok(Opened::Ingest {
+                stored_reference: reference,
+                fresh,
+                shared: shared.is_some(),
+                left,
+            })
         })
     }
 
@@ -208,16 +219,15 @@ fn open_bytes(
     Ok(backend.open_writer(reference, request.total, algorithm)?)
 }
 
-/// Finds or adds the row of an ingest; its id, the blob store's name for it,
-/// and whether it is new.
+/// Finds or adds the row of an ingest; whether it is new.
 fn ingest_row(
     connection: &Connection,
     namespace: &Namespace,
     reference: &str,
     number: u64,
-) -> Result<(i64, String, bool)> {
+) -> Result<(IngestRow, bool)> {
     if let Some(row) = find_ingest(connection, namespace, reference)? {
-        return Ok((row.object, row.reference, false));
+        return Ok((row, false));
     }
     let object =
         objects::insert(connection, namespace, Kind::Ingest, reference, SystemTime::now())?
@@ -225,8 +235,9 @@ fn ingest_row(
     let stored_reference = format!("{namespace}/{number}/{reference}");
     connection
         .prepare_cached("INSERT INTO ingests (id, reference) VALUES (?1, ?2)")?
-        .execute(params![object, stored_reference])?;
-    Ok((object, stored_reference, true))
+        .execute(params![object, &stored_reference])?;
+    let bytes = IngestBytes { reference: stored_reference, expected: None };
+    Ok((IngestRow { object, bytes }, true))
 }
 
 /// Says what blob an ingest shares, and until when it stays without a lease.
@@ -322,12 +333,17 @@ impl ContentWriter {
     /// Makes an own ingest of a shared one, with its first `size` bytes.
     fn unshare(&mut self, size: u64) -> Result<()> {
         let Bytes::Shared(blob) = &self.bytes else { return Ok(()) };
+        let shared = blob.digest.clone();
         let backend = &self.store.backend;
         let algorithm = blob.digest.algorithm();
         let mut writer = backend.open_writer(&self.stored_reference, size, algorithm)?;
         let reader = backend.reader(&blob.digest)?;
         let mut buffer = vec![0; 64 * 1024];
-        let mut offset = writer.status().offset;
+        let mut offset = 0;
+        // From before it was shared.
+        if writer.status().offset > 0 {
+            writer.truncate(0)?;
+        }
         while offset < size {
             let wanted = buffer.len().min(usize::try_from(size - offset).unwrap_or(usize::MAX));
             let read = reader
@@ -347,6 +363,7 @@ impl ContentWriter {
             Ok(())
         })?;
         self.bytes = Bytes::Own(writer);
+        self.store.forget_bytes(&shared);
         Ok(())
     }
 
@@ -384,7 +401,12 @@ impl ContentWriter {
                     self.reference
                 )));
             }
-            Bytes::Shared(_) => {}
+            // Whoever had the blob may have let go of it, and a lease of the
+            // ingest that kept it.
+            Bytes::Shared(blob) => {
+                self.store.backend.whole_reader(&blob.digest, blob.size)?;
+                self.store.remove_own(&self.stored_reference)?;
+            }
         }
         let (namespace, reference) = (self.namespace, self.reference);
         let (lease, labels, key) = (self.lease, labels.clone(), digest.clone());

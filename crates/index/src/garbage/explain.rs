@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use davit_types::{Labels, Namespace};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::graph::{Chain, Graph};
+use super::graph::Chain;
 use super::{Collector, Thing};
 use crate::references::{self, Via};
 use crate::time::{from_nanos, to_nanos};
@@ -57,7 +57,7 @@ impl Collector {
         self.index.look_long(|connection| {
             let found = find(connection, namespace, words)?;
             let now = to_nanos(SystemTime::now());
-            let graph = Graph::load(connection, Some(namespace))?;
+            let graph = self.graph(connection, Some(namespace))?;
             let explain = |(id, thing)| {
                 let chains = graph.chains(id, now);
                 let roots = chains.len();

@@ -115,6 +115,15 @@ impl Graph {
         Ok(graph)
     }
 
+    /// Has those of `rows` that are in it hold themselves for ever.
+    pub(super) fn keep(&mut self, rows: &[i64]) {
+        for row in rows {
+            if let Some(node) = self.find(*row) {
+                self.nodes[node as usize].until = Some(i64::MAX);
+            }
+        }
+    }
+
     fn load_across(&mut self, connection: &Connection, of: Option<&str>) -> Result<()> {
         let mut statement = connection.prepare_cached(ACROSS)?;
         let mut rows = statement.query(params![of])?;

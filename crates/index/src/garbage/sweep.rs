@@ -25,6 +25,7 @@ use davit_types::Namespace;
 use rusqlite::Connection;
 
 use crate::Result;
+use crate::content::IngestBytes;
 
 /// How long a batch goes on removing rows.
 const BATCH_TIME: Duration = Duration::from_millis(5);
@@ -110,8 +111,8 @@ pub(super) struct Victim {
     /// A snapshot's, and whether it may be larger than was said.
     pub(super) directory: Option<SnapshotId>,
     pub(super) is_active: bool,
-    /// An ingest's bytes, unless they are another namespace's blob.
-    pub(super) stored_reference: Option<String>,
+    /// Those of an ingest.
+    pub(super) bytes: Option<IngestBytes>,
 }
 
 impl Sweep {
@@ -210,11 +211,11 @@ fn led_to(connection: &Connection, id: i64) -> Result<Vec<i64>> {
 pub(super) fn look(connection: &Connection, id: i64) -> Result<Option<Victim>> {
     let mut statement = connection.prepare_cached(
         "SELECT o.namespace, o.kind, o.key, coalesce(b.size, s.size, 0), s.directory,
-                coalesce(s.kind = 'active', 0), i.reference
+                coalesce(s.kind = 'active', 0), i.id IS NOT NULL, i.reference, i.expected
          FROM objects o
          LEFT JOIN blobs b ON b.id = o.id
          LEFT JOIN snapshots s ON s.id = o.id
-         LEFT JOIN ingests i ON i.id = o.id AND i.expected IS NULL
+         LEFT JOIN ingests i ON i.id = o.id
          WHERE o.id = ?1",
     )?;
     let mut rows = statement.query([id])?;
@@ -226,6 +227,6 @@ pub(super) fn look(connection: &Connection, id: i64) -> Result<Option<Victim>> {
         size: row.get::<_, i64>(3)?.unsigned_abs(),
         directory: row.get::<_, Option<i64>>(4)?.map(i64::unsigned_abs),
         is_active: row.get(5)?,
-        stored_reference: row.get(6)?,
+        bytes: row.get::<_, bool>(6)?.then(|| IngestBytes::read(row, 7)).transpose()?,
     }))
 }

@@ -27,7 +27,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 impl Progress {
     /// On this stream; the client says nothing there.
     pub(super) fn on(stream: Opened) -> Self {
-        Self { sender: Some(stream.outgoing), deaf: AtomicBool::new(false) }
+        Self::to(stream.outgoing)
+    }
+
+    pub(super) fn to(sender: mpsc::Sender<Result<Any, Status>>) -> Self {
+        Self { sender: Some(sender), deaf: AtomicBool::new(false) }
     }
 
     /// Whether anybody listens.
@@ -76,7 +80,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_does_not_read_holds_nobody_up() {
         let (sender, mut receiver) = mpsc::channel(1);
-        let progress = Progress { sender: Some(sender), deaf: AtomicBool::new(false) };
+        let progress = Progress::to(sender);
         for _ in 0..100 {
             progress.tell("a step").await;
         }

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use davit_distribution::pull::names::reference;
@@ -99,23 +99,26 @@ impl Tracker {
         }
     }
 
+    /// Sends what is to be told; with `all`, also how far the blobs are. What
+    /// is not sent when this is dropped is left for the next call.
     async fn send(&self, progress: &Progress, all: bool) {
-        let messages = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut messages = std::mem::take(&mut state.queue);
-            if all {
-                state.changes(self.moving, &mut messages);
-            }
-            messages
-        };
-        for message in messages {
-            progress.send(message).await;
+        if all {
+            self.state().changes(self.moving);
         }
+        let next = || self.state().queue.front().cloned();
+        while let Some(message) = next() {
+            progress.send(message).await;
+            self.state().queue.pop_front();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Moves a blob on to a later phase.
     fn set(&self, blob: &Descriptor, phase: Phase) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         if let Some(job) = state.jobs.get_mut(&blob.digest) {
             job.now = job.now.max(phase);
         }
@@ -123,17 +126,19 @@ impl Tracker {
 }
 
 impl State {
-    fn changes(&mut self, moving: &str, messages: &mut VecDeque<types::Progress>) {
-        for digest in &self.order {
-            let Some(job) = self.jobs.get_mut(digest) else { continue };
+    /// Queues what has changed since it was told.
+    fn changes(&mut self, moving: &str) {
+        let Self { jobs, order, queue } = self;
+        for digest in order {
+            let Some(job) = jobs.get_mut(digest) else { continue };
             if job.now <= job.told {
                 continue;
             }
             // Nobody misses that a blob was complete, however fast it went on.
             if job.told < Phase::Complete && job.now > Phase::Complete {
-                messages.push_back(job.message(Phase::Complete, moving));
+                queue.push_back(job.message(Phase::Complete, moving));
             }
-            messages.push_back(job.message(job.now, moving));
+            queue.push_back(job.message(job.now, moving));
             job.told = job.now;
         }
     }
@@ -163,7 +168,7 @@ impl Job {
 
 impl Observer for Tracker {
     fn added(&self, name: &str, blob: &Descriptor, parents: &[String]) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         let State { jobs, order, queue } = &mut *state;
         jobs.entry(blob.digest.clone()).or_insert_with(|| {
             let job = Job {
@@ -181,7 +186,7 @@ impl Observer for Tracker {
     }
 
     fn exists(&self, blob: &Descriptor) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         let State { jobs, queue, .. } = &mut *state;
         let Some(job) = jobs.get_mut(&blob.digest) else { return };
         if job.now >= Phase::Complete {
@@ -205,7 +210,7 @@ impl Observer for Tracker {
     }
 
     fn unpacking(&self, blob: &Descriptor, offset: u64) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         if let Some(job) = state.jobs.get_mut(&blob.digest) {
             // As long as it is on its way, that is the news.
             if job.now >= Phase::Complete {
@@ -233,9 +238,9 @@ mod tests {
     }
 
     fn events(tracker: &Tracker) -> Vec<(String, i64)> {
-        let mut state = tracker.state.lock().unwrap();
-        let mut messages = std::mem::take(&mut state.queue);
-        state.changes(tracker.moving, &mut messages);
+        let mut state = tracker.state();
+        state.changes(tracker.moving);
+        let messages = std::mem::take(&mut state.queue);
         messages.into_iter().map(|message| (message.event, message.progress)).collect()
     }
 
@@ -268,5 +273,30 @@ mod tests {
         tracker.exists(&blob);
         tracker.exists(&blob);
         assert_eq!(events(&tracker), told(&[("waiting", 0), ("already exists", 100)]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_misses_nothing_of_a_transfer_that_has_ended() {
+        let tracker = Tracker::new("downloading");
+        for digit in "12345".chars() {
+            let digest = format!("sha256:{}", digit.to_string().repeat(64)).parse().unwrap();
+            tracker.added("layer", &Descriptor { digest, ..blob() }, &[]);
+        }
+        let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
+        let progress = Progress::to(sender);
+        let working = async {
+            let work = tokio::time::sleep(INTERVAL / 2);
+            Watch(Some(tracker)).during(work, &progress).await;
+            drop(progress);
+        };
+        let reading = async {
+            tokio::time::sleep(INTERVAL).await;
+            let mut count = 0;
+            while receiver.recv().await.is_some() {
+                count += 1;
+            }
+            count
+        };
+        assert_eq!(tokio::join!(working, reading).1, 5);
     }
 }
