@@ -83,7 +83,7 @@ daemon=$!
 tries=0
 until [ -S "$DAVIT_ADDRESS" ]; do
     tries=$((tries + 1))
-    [ "$tries" -lt 100 ] && kill -0 "$daemon" || { echo "davitd did not start" >&2; exit 1; }
+    [ "$tries" -lt 600 ] && kill -0 "$daemon" || { echo "davitd did not start" >&2; exit 1; }
     sleep 0.05
 done
 

@@ -185,8 +185,11 @@ async fn what_a_shim_publishes_by_command_reaches_subscribers() {
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
-        child.stdin.take().unwrap().write_all(&event.encode_to_vec()).unwrap();
-        child.wait().unwrap().success()
+        let written = child.stdin.take().unwrap().write_all(&event.encode_to_vec());
+        let is_taken = child.wait().unwrap().success();
+        // Who refuses the topic may not read the rest.
+        assert!(written.is_ok() || !is_taken);
+        is_taken
     };
     assert!(!publish(""));
     assert!(!publish("no-slash"));

@@ -7,7 +7,6 @@
 
 mod common;
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use common::{Daemon, Home};
@@ -39,12 +38,6 @@ restore)
 esac
 exec runc "$@"
 "#;
-
-fn executable(path: PathBuf, text: &str) -> PathBuf {
-    std::fs::write(&path, text).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    path
-}
 
 fn rootfs(path: &Path) {
     for name in ["bin", "proc", "dev", "sys"] {
@@ -101,7 +94,8 @@ async fn a_task_goes_to_the_content_store_and_comes_back() {
     .unwrap();
     let mut command = home.command();
     let daemon = home.start_with(command.arg("--config").arg(home.path("config.toml")));
-    let runc = executable(home.path("runc"), RUNC);
+    let runc = home.path("runc");
+    common::install(&runc, RUNC);
     let image = home.path("rootfs");
     rootfs(&image);
     let id = format!("daemon-checkpoint-{}", std::process::id());

@@ -143,7 +143,7 @@ async fn what_a_lease_held_goes_soon_after_it_although_nobody_does_anything() {
     let home = Home::new();
     let daemon = home.start();
     let api = Api(daemon.channel().await);
-    api.lease("ends", Some(SystemTime::now() + Duration::from_secs(2))).await;
+    api.lease("ends", Some(SystemTime::now() + Duration::from_secs(5))).await;
     api.put("held until it ends", &[], "ends").await;
     api.until_empty().await;
     let list = Api::request(leases::ListRequest::default());

@@ -269,8 +269,7 @@ async fn a_verifier_can_refuse_an_image() {
     let (home, remote) = (Home::new(), Registry::start());
     let bin = home.path("verifiers");
     std::fs::create_dir(&bin).unwrap();
-    std::fs::write(bin.join("no"), "#!/bin/sh\necho not today\nexit 1\n").unwrap();
-    std::fs::set_permissions(bin.join("no"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    common::install(&bin.join("no"), "#!/bin/sh\necho not today\nexit 1\n");
     let config = home.path("config.toml");
     let text = format!(
         "version = 3\n[plugins.\"io.containerd.image-verifier.v1.bindir\"]\nbin_dir = {:?}\n",

@@ -13,8 +13,8 @@ use tonic::codegen::tokio_stream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-/// How long a call may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a call may take that says nothing else.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One call: what is sent, and on whose behalf.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub struct Call {
     pub lease: Option<String>,
     /// The encoded requests: one, but for methods that take a stream.
     pub messages: Vec<Vec<u8>>,
+    /// How long it may take.
+    pub patience: Duration,
 }
 
 impl Call {
@@ -48,6 +50,7 @@ impl Call {
             namespace: Some(namespace.to_owned()),
             lease: None,
             messages: vec![message.encode_to_vec()],
+            patience: PATIENCE,
         }
     }
 
@@ -55,6 +58,12 @@ impl Call {
     pub fn namespace(mut self, what: &str, namespace: Option<&str>) -> Self {
         self.label = format!("{} in namespace {what}", self.label);
         self.namespace = namespace.map(str::to_owned);
+        self
+    }
+
+    /// The same call, which may take so long.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -104,7 +113,7 @@ impl Api {
     /// message looks on the wire like a stream of one, in both directions.
     ///
     /// # Errors
-    /// The status that ended the call; `DeadlineExceeded` after 10 seconds.
+    /// The status that ended the call; `DeadlineExceeded` when it takes too long.
     pub fn call(&self, call: &Call) -> Result<Vec<Vec<u8>>, Status> {
         let path: PathAndQuery = call.path.parse().expect("a method's path");
         let answer = async {
@@ -118,7 +127,8 @@ impl Api {
             Ok(all)
         };
         let none = |_| Err(Status::deadline_exceeded("the harness waited for nothing"));
-        let limit = self.tokio.block_on(async { tokio::time::timeout(PATIENCE, answer).await });
+        let limit =
+            self.tokio.block_on(async { tokio::time::timeout(call.patience, answer).await });
         limit.unwrap_or_else(none)
     }
 

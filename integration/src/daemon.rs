@@ -39,6 +39,15 @@ impl Server {
             Client::Ctr21 | Client::Ctr21Local => Self::Containerd21,
         }
     }
+
+    /// How often a test may ask it for what containerd now and then spoils by a
+    /// race of its own. davitd has one attempt.
+    pub fn attempts(self) -> u32 {
+        match self {
+            Self::Containerd16 | Self::Containerd21 => 10,
+            Self::Davit => 1,
+        }
+    }
 }
 
 /// Which shim `io.containerd.runc.v2` means to a daemon.
@@ -335,6 +344,24 @@ impl Daemon {
     /// When it fails.
     pub fn ctr_ok(&self, client: Client, words: &[&str]) -> String {
         must(self.ctr(client).args(words))
+    }
+
+    /// Runs `export`, a `ctr image export` to `file`.
+    ///
+    /// containerd 2.1 now and then says that it is done before the client has
+    /// the end of the archive, which then is missing.
+    ///
+    /// # Panics
+    /// When it fails, or the archive has no end.
+    pub fn export(&self, export: &mut Command, file: &Path) {
+        for _ in 0..self.server.attempts() {
+            must(export);
+            let archive = fs::read(file).expect("the archive can be read");
+            if archive.ends_with(&[0; 1024]) {
+                return;
+            }
+        }
+        panic!("{} has no end", file.display());
     }
 
     /// Imports the busybox image, under the name [`image::NAME`].

@@ -6,6 +6,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
 use crate::http::{Connection, Head, Server};
 
 /// A request, as a rule sees it.
@@ -356,10 +358,16 @@ pub fn resets(percent: u64, most: u64, seed: u64) -> impl FnMut(&Asked) -> Fault
     }
 }
 
-/// An address that refuses every connection.
+/// An address that refuses every connection. It is held as long as the process
+/// lives: another test's server could come to it otherwise.
 pub fn dead_host() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it is bound").to_string()
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .expect("a socket can be made");
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    rustix::net::bind(&socket, &any).expect("a port is free");
+    let address = rustix::net::getsockname(&socket).expect("it is bound");
+    std::mem::forget(socket);
+    SocketAddr::try_from(address).expect("it is bound over IPv4").to_string()
 }
 
 /// An address at which a connection is neither accepted nor refused: the

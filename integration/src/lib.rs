@@ -29,7 +29,9 @@ pub mod vm;
 pub use daemon::{Daemon, Server};
 pub use peers::{Client, Runtime};
 
-use std::process::{Command, Output};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// What a command did, for messages: its words, exit status and both streams.
@@ -50,6 +52,22 @@ pub fn must(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{}", describe(command, &output));
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Makes a program of `text`. By a process of its own: what a test beside us
+/// forks meanwhile would have the program open for writing, and nobody could
+/// run it.
+///
+/// # Panics
+/// When `path` cannot be written.
+pub fn install(path: &Path, text: &str) {
+    let mut install = Command::new("install");
+    install.args(["-m", "755", "/dev/stdin"]).arg(path).stdin(Stdio::piped());
+    let mut child = install.spawn().expect("install is there");
+    let mut stdin = child.stdin.take().expect("piped");
+    stdin.write_all(text.as_bytes()).expect("it is read");
+    drop(stdin);
+    assert!(child.wait().expect("it was started").success(), "{install:?}");
 }
 
 /// Waits until `condition` yields something, looking every 10 ms.

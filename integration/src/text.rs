@@ -18,12 +18,13 @@ pub fn normalise(text: &str) -> String {
 /// Go's words for how old something is, on a machine as busy as it likes.
 fn age(line: String) -> String {
     let mut words: Vec<&str> = line.split(' ').collect();
-    if let Some(unit) = words.iter().position(|word| matches!(*word, "second" | "seconds")) {
-        let start = if words[..unit].ends_with(&["Less", "than", "a"]) {
-            unit - 3
-        } else {
-            unit.saturating_sub(1)
-        };
+    let is_unit = |word: &&str| {
+        ["second", "minute", "hour"].contains(&word.strip_suffix('s').unwrap_or(word))
+    };
+    if let Some(unit) = words.iter().position(is_unit) {
+        let vague = [&["Less", "than", "a"][..], &["About", "a"], &["About", "an"]];
+        let count = vague.iter().find(|vague| words[..unit].ends_with(vague));
+        let start = unit.saturating_sub(count.map_or(1, |vague| vague.len()));
         words.splice(start..=unit, ["AGE"]);
     }
     words.join(" ")
@@ -92,8 +93,16 @@ mod tests {
             normalise("a   \"2026-01-02T03:04:05.6Z\", 12.5ms 4711 7 sha256:00\n\n"),
             "a \"TIME\", TIME NUMBER 7 sha256:00"
         );
-        for line in ["x Less than a second y", "x 1 second y", "x 12 seconds y"] {
-            assert_eq!(normalise(line), "x AGE y");
+        for age in [
+            "Less than a second",
+            "1 second",
+            "12 seconds",
+            "About a minute",
+            "2 minutes",
+            "About an hour",
+            "3 hours",
+        ] {
+            assert_eq!(normalise(&format!("x {age} y")), "x AGE y");
         }
     }
 }

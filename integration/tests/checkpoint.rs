@@ -12,10 +12,14 @@ fail() { echo "FAILED: $1"; tail -n 40 /root/log /run/davit/*/vm/*/criu-dump.log
 criu check 2>/dev/null || fail "criu does not work here"
 ctr image import /root/image.tar >/dev/null || fail import
 
-# Counts in its memory. Its streams are FIFOs that nobody in it sees.
-COUNT='n=0; while :; do n=$((n+1)); echo $n | tee /count; sleep 0.1; done'
+# Counts in its memory. Its streams are FIFOs that nobody in it sees. The file
+# is whole at any moment.
+COUNT='n=0; while :; do n=$((n+1)); echo $n | tee /new; mv /new /count; sleep 0.1; done'
 ctr run -d --net-host IMAGE counter sh -c "$COUNT" || fail run
-for i in $(seq 100); do [ "$(ctr task exec --exec-id e$i counter cat /count)" ] && break; done
+for i in $(seq 100); do
+    [ "$(ctr task exec --exec-id e$i counter cat /count)" -gt 1 ] 2>/dev/null && break
+    sleep 0.1
+done
 ctr container checkpoint --rw --image --task counter point || fail checkpoint
 ctr task exec --exec-id after counter true || fail "it does not run on"
 ctr task pause counter

@@ -221,7 +221,10 @@ fn everything_is_told_as_json() {
     let _ = child.kill();
     let _ = child.wait();
 
-    assert_eq!(seat.json(&["run", "-d", "--name", "a", IMAGE, "sleep", "9"])[0]["container"], "a");
+    assert_eq!(
+        seat.json(&["run", "-d", "--name", "a", IMAGE, "sleep", "1000"])[0]["container"],
+        "a"
+    );
     let inspected = seat.json(&["inspect", "a", IMAGE]);
     assert_eq!(inspected[0]["spec"]["process"]["args"][0], "sleep");
     assert_eq!(inspected[0]["task"]["status"], "running");

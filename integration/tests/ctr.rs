@@ -6,7 +6,7 @@ use davit_integration::{Client, Daemon, Server};
 
 fn same(client: Client, scenario: fn(&Seat) -> String) {
     let seat = |server| Seat { daemon: Daemon::start(server), client, runtime: None };
-    compare(scenario, &seat(Server::reference_of(client)), &seat(Server::Davit));
+    compare(scenario, || seat(Server::reference_of(client)), &seat(Server::Davit));
 }
 
 macro_rules! with_ctr16 { ($($name:ident),+ $(,)?) => {

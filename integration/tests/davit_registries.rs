@@ -3,15 +3,15 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use davit_integration::fault_proxy::{Fault, FaultProxy};
 use davit_integration::layout::{self, CHECK, Layout};
 use davit_integration::registry::{Auth, Registry, Transport, USER, docker_config};
 use davit_integration::scenarios::write_hosts;
-use davit_integration::{Client, Daemon, Server, describe, leftovers, must, terminal, wait_for};
+use davit_integration::{
+    Client, Daemon, Server, describe, install, leftovers, must, terminal, wait_for,
+};
 use serde_json::{Value, json};
 
 const CTR: Client = Client::Ctr21;
@@ -60,11 +60,6 @@ impl Seat {
         let words = [&["run", "--rm", name], CHECK].concat();
         assert_eq!(self.ok(&words), "whole\n");
     }
-}
-
-fn write_program(path: &Path, text: &str) {
-    fs::write(path, text).expect("the directory is writable");
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("it is ours");
 }
 
 #[test]
@@ -275,7 +270,7 @@ fn logins_are_those_of_dockers_helpers() {
     let name = Layout::of(&layout::SMALL).push(&registry, "private/image:1");
     let answer = json!({"ServerURL": registry.host(), "Username": USER.0, "Secret": USER.1});
     let helper = seat.docker.join("docker-credential-test");
-    write_program(
+    install(
         &helper,
         &format!(
             "#!/bin/sh\nread host\necho \"$1 $host\" >>{}/asked\necho '{answer}'\n",
@@ -287,7 +282,7 @@ fn logins_are_those_of_dockers_helpers() {
     let asked = fs::read_to_string(seat.docker.join("asked")).expect("the helper was run");
     assert_eq!(asked.lines().next(), Some(format!("get {}", registry.host()).as_str()));
     seat.ok(&["rmi", &name]);
-    write_program(&helper, "#!/bin/sh\necho the store is locked\nexit 1\n");
+    install(&helper, "#!/bin/sh\necho the store is locked\nexit 1\n");
     seat.fails(&["pull", &name], "the store is locked");
 }
 
@@ -378,7 +373,7 @@ fn verifiers_say_yes_or_no() {
     let bad = layout.push(&registry, "bad:1");
     let programs = tempfile::tempdir().expect("a directory can be made");
     let script = "#!/bin/sh\nDIR=$(dirname \"$0\")/..\ncase \"$*\" in *bad*) echo not this one; exit 3;; esac\necho fine\n";
-    write_program(&programs.path().join("check"), script);
+    install(&programs.path().join("check"), script);
     let config = format!(
         "[plugins.\"io.containerd.image-verifier.v1.bindir\"]\nbin_dir = {:?}\n",
         programs.path()

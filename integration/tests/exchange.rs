@@ -21,7 +21,7 @@ fn text(path: &Path) -> String {
 fn exported(daemon: &Daemon, name: &str) -> PathBuf {
     let archive = daemon.path("exported.tar");
     let words = ["image", "export", "--all-platforms", &text(&archive), name];
-    daemon.ctr_ok(CTR, &words);
+    daemon.export(daemon.ctr(CTR).args(words), &archive);
     let layout = daemon.path("exported");
     let _ = fs::remove_dir_all(&layout);
     fs::create_dir(&layout).expect("the directory is writable");
@@ -125,7 +125,8 @@ fn dockers_own_store_and_davitd_read_each_others_archives() {
         let (daemon, layout) = imported(recipe);
         let name = recipe.reference();
         let archive = daemon.path("for-docker.tar");
-        daemon.ctr_ok(CTR, &["image", "export", &text(&archive), &name]);
+        let words = ["image", "export", &text(&archive), &name];
+        daemon.export(daemon.ctr(CTR).args(words), &archive);
         docker.ok(&["load", "-i", &text(&archive)]);
         docker_runs_whole(&docker, &name);
         let (_, manifest) = layout.manifest("amd64");
@@ -158,7 +159,8 @@ fn archives_of_containerd_are_imported() {
         layout.archive(&archive);
         theirs.ctr_ok(client, &["image", "import", "--all-platforms", &text(&archive)]);
         let exported = theirs.path("exported.tar");
-        theirs.ctr_ok(client, &["image", "export", "--all-platforms", &text(&exported), &name]);
+        let words = ["image", "export", "--all-platforms", &text(&exported), &name];
+        theirs.export(theirs.ctr(client).args(words), &exported);
         let ours = Daemon::start(Server::Davit);
         ours.ctr_ok(CTR, &["image", "import", "--all-platforms", &text(&exported)]);
         assert_eq!(digest(&ours, &name), layout.digest());

@@ -8,9 +8,12 @@ use davit_integration::{Client, Daemon, Server};
 
 fn same(client: Client, shim: Shim, scenario: fn(&Seat) -> String) {
     let seat = |daemon| Seat { daemon, client, runtime: None };
-    let theirs = seat(Daemon::start(Server::reference_of(client)));
-    assert_eq!(theirs.daemon.shim(), shim);
-    compare(scenario, &theirs, &seat(Daemon::with_shim(Server::Davit, shim)));
+    let theirs = || {
+        let daemon = Daemon::start(Server::reference_of(client));
+        assert_eq!(daemon.shim(), shim);
+        seat(daemon)
+    };
+    compare(scenario, theirs, &seat(Daemon::with_shim(Server::Davit, shim)));
 }
 
 macro_rules! go16 { ($($name:ident),+ $(,)?) => {

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 
 use davit_integration::image::{self, append_busybox, header};
-use davit_integration::{Client, layout, wait_for};
+use davit_integration::{Client, install, layout, wait_for};
 use seat::Seat;
 use serde_json::{Value, json};
 use tar::EntryType;
@@ -73,9 +73,8 @@ fn an_image_names_no_program_of_the_host() {
     let logger = tempfile::tempdir().unwrap();
     let (program, ran) = (logger.path().join("logger"), logger.path().join("ran"));
     let script = format!("#!/bin/sh\ntouch {}\ncat >/dev/null\n", ran.display());
-    fs::write(&program, script).unwrap();
+    install(&program, &script);
     std::os::unix::fs::chown(&program, Some(0), Some(0)).unwrap();
-    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let labels = [
         ("containerd.io/restart.status", "running".to_owned()),
         ("containerd.io/restart.loguri", format!("binary://{}", program.display())),

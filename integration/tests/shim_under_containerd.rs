@@ -2,17 +2,16 @@
 //! beside the same containerd with its own.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 use davit_integration::daemon::Shim;
 use davit_integration::scenarios::{self, Seat, compare};
-use davit_integration::{Client, Daemon, Runtime, Server, image, wait_for};
+use davit_integration::{Client, Daemon, Runtime, Server, image, install, wait_for};
 
 fn same(client: Client, runtime: Runtime, scenario: fn(&Seat) -> String) {
     let server = Server::reference_of(client);
     let seat = |daemon| Seat { daemon, client, runtime: Some(runtime) };
-    let theirs = seat(Daemon::start(server));
-    compare(scenario, &theirs, &seat(Daemon::with_shim(server, Shim::Ours)));
+    let theirs = || seat(Daemon::start(server));
+    compare(scenario, theirs, &seat(Daemon::with_shim(server, Shim::Ours)));
 }
 
 macro_rules! containerd16_runc { ($($name:ident),+ $(,)?) => {
@@ -83,8 +82,7 @@ fn events_by_command(server: Server, client: Client) {
     let wrapper = daemon.path("bin/containerd-shim-mute-v1");
     let shim = daemon.path("bin/containerd-shim-runc-v2");
     let script = format!("#!/bin/sh\nunset TTRPC_ADDRESS\nexec {} \"$@\"\n", shim.display());
-    fs::write(&wrapper, script).expect("our directory");
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("our file");
+    install(&wrapper, &script);
     let log = daemon.path("events");
     let file = fs::File::create(&log).expect("our directory");
     let mut listener =

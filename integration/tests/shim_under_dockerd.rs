@@ -1,7 +1,7 @@
 //! dockerd 20.10 and 28 run containers by our shim: on the containerd that
 //! each is released with, and on davitd.
 
-use std::io::Read;
+use std::fs;
 use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
@@ -112,19 +112,17 @@ fn terminals_and_execs(docker: &Docker) {
 fn logs_follow(docker: &Docker) {
     let script = "for i in $(seq 1 200); do echo line $i; done; sleep 1000";
     docker.ok(&run(&["-d", "--name", "talker"], &["sh", "-c", script]));
+    let followed = tempfile::NamedTempFile::new().expect("a file can be made");
+    let told = || fs::read_to_string(followed.path()).expect("text");
     let mut follower = docker
         .command(&["logs", "-f", "talker"])
-        .stdout(Stdio::piped())
+        .stdout(followed.reopen().expect("our file"))
         .spawn()
         .expect("docker can be started");
-    wait_for("all lines are logged", 20, || {
-        docker.ok(&["logs", "talker"]).contains("line 200\n").then_some(())
-    });
+    wait_for("all lines are followed", 60, || told().contains("line 200\n").then_some(()));
     docker.ok(&["rm", "-f", "talker"]);
-    let mut text = String::new();
-    follower.stdout.take().expect("piped").read_to_string(&mut text).expect("text");
     let _ = follower.wait();
-    assert_eq!(text.lines().count(), 200, "{text}");
+    assert_eq!(told().lines().count(), 200, "{}", told());
 }
 
 fn stops_and_pauses(docker: &Docker) {

@@ -115,7 +115,7 @@ async fn nonsense_is_told() {
 async fn a_runtime_that_hangs_is_killed_with_its_children() {
     // Its child ignores what can be ignored; it does not end with the child.
     let (runc, dir) = script("sleep 1000 & echo $! > child; echo $$ > pid; wait; exec sleep 1000");
-    let runc = runc.timeout(Duration::from_millis(300));
+    let runc = runc.timeout(Duration::from_secs(3));
     let error = runc.start("a").await.unwrap_err();
     assert!(matches!(error, Error::Timeout { operation: "start", .. }), "{error}");
     let pid = pid_in(dir.path().join("pid")).await;

@@ -261,8 +261,11 @@ fn events_wait_for_the_daemon_and_keep_their_order() {
     containerd.process.wait().unwrap();
     fs::write(&gate, "").unwrap();
     wait_for("the process to end", || (!is_alive(pid)).then_some(()));
-    let record = fs::read_to_string(containerd.bundle("t").join("process.json")).unwrap();
-    assert!(is_alive(shim) && record.contains("\"exit\":[9,"), "{record}");
+    wait_for("the record of its end", || {
+        let record = fs::read_to_string(containerd.bundle("t").join("process.json")).unwrap();
+        record.contains("\"exit\":[9,").then_some(())
+    });
+    assert!(is_alive(shim));
 
     containerd.process = spawn(containerd.dir.path());
     containerd.wait_ready();

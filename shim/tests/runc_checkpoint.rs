@@ -6,7 +6,6 @@
 mod runc_harness;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -14,8 +13,8 @@ use davit_protocols::ttrpc::{events, options, process, task};
 use protobuf::MessageField;
 use protobuf::well_known_types::empty::Empty;
 use runc_harness::{
-    Bundle, Called, Daemon, Reader, SHIM, Shim, answer, any, exec, fifo, forky, wait_for, write,
-    writer,
+    Bundle, Called, Daemon, Reader, SHIM, Shim, answer, any, exec, fifo, forky, install, wait_for,
+    write, writer,
 };
 
 /// Runs each function with every runtime that knows CRIU.
@@ -172,8 +171,7 @@ fn a_container_with_a_terminal_is_restored(runtime: &str) {
 /// A program in a directory of its own.
 fn program(daemon: &Daemon, name: &str, script: &str) -> PathBuf {
     let path = directory(daemon, &format!("for-{name}")).join(name);
-    fs::write(&path, script).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    install(&path, script);
     path
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use davit_protocols::ttrpc::{process, task};
 use protobuf::well_known_types::empty::Empty;
-use runc_harness::{Bundle, Daemon, Reader, exec, fifo, wait_for, write, writer};
+use runc_harness::{Bundle, Daemon, Reader, exec, fifo, install, wait_for, write, writer};
 
 with_each_runtime! {
     a_terminal_is_copied_both_ways, the_size_changes, output_at_the_exit_is_complete,
@@ -168,7 +168,6 @@ fn nobody_reads(runtime: &str) {
 }
 
 fn a_logger_gets_the_terminal(runtime: &str) {
-    use std::os::unix::fs::PermissionsExt;
     let daemon = Daemon::new();
     let bundle = with_terminal(&daemon, &["echo", "on a terminal"]);
     let mut shim = daemon.start(&bundle);
@@ -177,8 +176,7 @@ fn a_logger_gets_the_terminal(runtime: &str) {
         "#!/bin/sh\nexec 5>&-\n/bin/cat <&3 > {0}\n/bin/cat <&4 >> {0}\necho end >> {0}\n",
         text(&log)
     );
-    fs::write(&path, script).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    install(&path, script);
     shim.run(&task::CreateTaskRequest {
         stdout: format!("binary://{}", text(&path)),
         terminal: true,

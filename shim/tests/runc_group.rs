@@ -5,13 +5,14 @@
 mod runc_harness;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use davit_protocols::ttrpc::task;
-use runc_harness::{Bundle, Daemon, LIMIT, SHIM, answer, exec, is_alive, unique, wait_for};
+use runc_harness::{
+    Bundle, Daemon, LIMIT, SHIM, answer, exec, install, is_alive, unique, wait_for,
+};
 
 with_each_runtime! {
     one_shim_serves_a_pod, a_slow_create_delays_nobody, nothing_grows,
@@ -53,8 +54,7 @@ fn slow_runtime(daemon: &Daemon, runtime: &str, gate: &Path) -> String {
          exec {runtime} \"$@\"\n",
         gate.display()
     );
-    fs::write(&path, script).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    install(&path, script);
     path.to_str().unwrap().into()
 }
 

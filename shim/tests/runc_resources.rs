@@ -165,6 +165,7 @@ fn the_root_is_mounted_and_unmounted(runtime: &str) {
     shim.delete(&bundle.id, "").unwrap();
     assert_eq!(mounts_below(&bundle.path), 0);
     assert_eq!(fs::read_to_string(layers.join("upper/made")).unwrap(), "new\n");
+    daemon.expect_topics(&["create", "start", "exit", "delete"]);
     let created: events::TaskCreate = daemon.events()[0].message();
     assert_eq!(created.rootfs, request.rootfs);
     davit_sys::mount::unmount(&layers, true).unwrap();

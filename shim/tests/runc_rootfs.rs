@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 
 use davit_protocols::ttrpc::{options, task, types};
 use protobuf::MessageField;
-use runc_harness::{Bundle, Daemon, SHIM, answer, any, must, rootfs, unique, wait_for};
+use runc_harness::{Bundle, Daemon, SHIM, answer, any, install, must, rootfs, unique, wait_for};
 
 with_each_runtime! {
     a_bind_mount_with_mapped_owners, an_overlay_with_mapped_owners, an_image_in_a_file,
@@ -161,8 +161,7 @@ fn programs_that_mount(runtime: &str) {
     let program = bin.join("mount.fuse3");
     let script = "#!/bin/sh\n[ \"$1\" != /broken ] || { echo 'it is broken' >&2; exit 3; }\n\
                   exec mount --bind \"$1\" \"$2\"\n";
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    install(&program, script);
     let bundle = on_mounts(&daemon, "true");
     let mut command = daemon.shim_command(SHIM, &bundle, "start");
     let path = std::env::var("PATH").unwrap();
@@ -189,8 +188,7 @@ fn the_root_is_not_pivoted(runtime: &str) {
     let told = daemon.dir.path().join("told");
     let recorder = daemon.dir.path().join("runtime");
     let script = format!("#!/bin/sh\necho \"$@\" >> {}\nexec {runtime} \"$@\"\n", told.display());
-    fs::write(&recorder, script).unwrap();
-    fs::set_permissions(&recorder, fs::Permissions::from_mode(0o755)).unwrap();
+    install(&recorder, script);
     for no_pivot_root in [false, true] {
         let _ = fs::remove_file(&told);
         let bundle = daemon.bundle(&["test", "-e", "/bin/busybox"]);

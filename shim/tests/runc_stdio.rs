@@ -12,7 +12,9 @@ use std::process::Command;
 
 use davit_protocols::ttrpc::{options, task};
 use protobuf::MessageField;
-use runc_harness::{Daemon, Reader, any, exec, fifo, is_alive, must, wait_for, write, writer};
+use runc_harness::{
+    Daemon, Reader, any, exec, fifo, install, is_alive, must, wait_for, write, writer,
+};
 
 with_each_runtime! {
     fifos_carry_all_three_streams, no_byte_passes_through_the_shim, a_client_comes_late,
@@ -239,12 +241,9 @@ fn any_file_can_take_the_output(runtime: &str) {
 
 /// A logger's address: a script that `body` is the middle of.
 fn logger(daemon: &Daemon, body: &str) -> String {
-    use std::os::unix::fs::PermissionsExt;
     let path = daemon.dir.path().join("logger.sh");
     let log = daemon.dir.path().join("logged");
-    let script = format!("#!/bin/sh\nlog={}\n{body}\n", text(&log));
-    fs::write(&path, script).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    install(&path, format!("#!/bin/sh\nlog={}\n{body}\n", text(&log)));
     format!("binary://{}?--flag=value&env.EXTRA=more", text(&path))
 }
 

@@ -4,12 +4,11 @@
 
 mod common;
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{GO_SHIM, World, id, patient, with_daemons};
+use common::{GO_SHIM, World, id, install, patient, with_daemons};
 use davit_runtime::{CreateOptions, Deadline};
 use davit_types::{ErrorKind, Kind as _};
 
@@ -17,8 +16,7 @@ use davit_types::{ErrorKind, Kind as _};
 async fn scripted(script: &str) -> World {
     let mut world = World::new(GO_SHIM.as_ref()).await;
     let path = world.directory.path().join("shim");
-    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    install(&path, format!("#!/bin/sh\n{script}\n"));
     world.shim = path;
     world
 }
@@ -108,8 +106,7 @@ fn a_grpc_shim_that_is_none() {
         let socket = world.directory.path().join("s");
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();
         tokio::spawn(async move { while listener.accept().await.is_ok() {} });
-        let script = format!("#!/bin/sh\n{}\n", answer(socket.to_str().unwrap()));
-        fs::write(&world.shim, script).unwrap();
+        install(&world.shim, format!("#!/bin/sh\n{}\n", answer(socket.to_str().unwrap())));
         let (_, words) = failure(&world, world.options("true")).await;
         assert!(words.contains("grpc: closed"), "{words}");
     });
@@ -144,8 +141,7 @@ async fn given_up(protocol: &str) {
         "address": format!("unix://{}", socket.display()),
         "protocol": protocol,
     });
-    let script = format!("#!/bin/sh\n[ \"$9\" = delete ] || echo '{answer}'\n");
-    fs::write(&world.shim, script).unwrap();
+    install(&world.shim, format!("#!/bin/sh\n[ \"$9\" = delete ] || echo '{answer}'\n"));
     world.config.limits.shim_cleanup = Duration::from_millis(200);
     world.config.limits.shim_shutdown = Duration::from_millis(200);
     world.stop().await;

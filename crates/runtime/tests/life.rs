@@ -4,13 +4,13 @@
 
 mod common;
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use common::{
-    Front, GO_SHIM, World, eventually, exec_options, id, own_shim, patient, runtime_options,
-    with_daemons,
+    Front, GO_SHIM, World, eventually, exec_options, id, install, own_shim, patient,
+    runtime_options, with_daemons,
 };
 use davit_runtime::{CreateOptions, Status};
 use davit_types::{ErrorKind, ExecId, Kind as _, Labels};
@@ -251,7 +251,7 @@ fn crun_is_run_from_memory_until_its_file_changes() {
         let (tasks, ns) = (world.tasks(), &world.namespace);
         let directory = world.directory.path();
         let (crun, log) = (directory.join("crun"), directory.join("calls"));
-        fs::copy("/usr/bin/crun", &crun).unwrap();
+        install(&crun, fs::read("/usr/bin/crun").unwrap());
         let create = async |name: &str| {
             let task_options = Some(runtime_options(crun.to_str().unwrap()));
             let options = CreateOptions { task_options, ..world.options("exit 6") };
@@ -264,8 +264,7 @@ fn crun_is_run_from_memory_until_its_file_changes() {
 
         let other = directory.join("other");
         let script = format!("#!/bin/sh\necho \"$*\" >>{}\nexec crun \"$@\"\n", log.display());
-        fs::write(&other, script).unwrap();
-        fs::set_permissions(&other, Permissions::from_mode(0o755)).unwrap();
+        install(&other, script);
         fs::rename(&other, &crun).unwrap();
         assert_eq!(create("c3").await, fs::metadata("/usr/bin/crun").unwrap().ino());
         for name in ["c1", "c2", "c3"] {

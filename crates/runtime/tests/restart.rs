@@ -213,8 +213,9 @@ async fn waiting_and_deleting_survive_the_shims_death(shim: &Path) {
 
 async fn a_stuck_shim_holds_up_nobody(shim: &Path) {
     let mut world = World::new(shim).await;
-    world.config.limits.task_state = std::time::Duration::from_millis(200);
-    world.config.limits.shim_load = std::time::Duration::from_millis(500);
+    // They bind the shim that is well, too.
+    world.config.limits.task_state = std::time::Duration::from_secs(2);
+    world.config.limits.shim_load = std::time::Duration::from_secs(2);
     world.run("stuck", "sleep 1000").await;
     world.run("c1", "sleep 1000").await;
     let stuck = world.shim_pid("stuck");

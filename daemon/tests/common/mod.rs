@@ -5,7 +5,7 @@
 pub mod image;
 pub mod registry;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -28,6 +28,17 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "{what}: not within {LIMIT:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Makes a program of `text`. By a process of its own: what a test beside us
+/// forks meanwhile would have the program open for writing, and nobody could
+/// run it.
+pub fn install(path: &Path, text: &str) {
+    let mut install = Command::new("install");
+    install.args(["-m", "755", "/dev/stdin"]).arg(path).stdin(Stdio::piped());
+    let mut child = install.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 /// The program under test.

@@ -26,7 +26,7 @@ pub struct State {
     pub authorization: Option<String>,
     /// Blobs larger than this stop in their middle until it is raised.
     pub flow: Option<usize>,
-    /// Blobs that are being sent, and how many were at a time at most.
+    /// Layers that are being sent, and how many were at a time at most.
     pub sending: (usize, usize),
 }
 
@@ -154,37 +154,34 @@ fn serve(stream: TcpStream, state: &(Mutex<State>, Condvar)) -> Option<()> {
         if request.method == "HEAD" {
             continue;
         }
+        let is_blob = request.path.contains("/blobs/");
+        let is_layer = is_blob && !headers.contains(&("Content-Type", CONFIG.to_owned()));
+        let last = length.saturating_sub(1);
         let first = {
             let state = state.0.lock().unwrap();
-            state.flow.filter(|_| request.path.contains("/blobs/")).unwrap_or(length).min(length)
+            state.flow.filter(|_| is_blob).unwrap_or(last).min(last)
         };
-        let is_blob = request.path.contains("/blobs/");
         let count = |more: bool| {
             let mut state = state.0.lock().unwrap();
             let (now, most) = &mut state.sending;
             *now = if more { *now + 1 } else { *now - 1 };
             *most = (*most).max(*now);
         };
-        if is_blob {
+        if is_layer {
             count(true);
         }
         let sent = writer.write_all(&body[..first]).and_then(|()| {
-            if first < length {
-                let guard = state.0.lock().unwrap();
-                let held = |s: &mut State| s.flow.is_some_and(|flow| flow < length);
-                drop(state.1.wait_while(guard, held).unwrap());
-                // Who has the last byte may have begun with the next blob.
-                writer.write_all(&body[first..length - 1])?;
-            }
-            Ok(())
+            let guard = state.0.lock().unwrap();
+            let held = |s: &mut State| is_blob && s.flow.is_some_and(|flow| flow < length);
+            drop(state.1.wait_while(guard, held).unwrap());
+            writer.write_all(&body[first..last])
         });
-        if is_blob {
+        if is_layer {
             count(false);
         }
         sent.ok()?;
-        if first < length {
-            writer.write_all(&body[length - 1..]).ok()?;
-        }
+        // Who has the last byte may have begun with the next blob.
+        writer.write_all(&body[last..]).ok()?;
     }
 }
 

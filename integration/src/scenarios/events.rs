@@ -165,8 +165,9 @@ fn records(seat: &Seat) {
     seat.ok(&["snapshot", "prepare", "mine", layer]);
     seat.ok(&["snapshot", "label", "mine", "colour=green"]);
     seat.ok(&["snapshot", "commit", "done", "mine"]);
-    // Nothing keeps a view, so nothing may have been removed just before: a
-    // collection follows each removal.
+    // Nothing keeps a view, and a collection follows each removal: it is to
+    // have been already.
+    seat.collect();
     seat.ok(&["snapshot", "view", "look", "done"]);
     seat.ok(&["snapshot", "rm", "look"]);
     seat.ok(&["snapshot", "rm", "done"]);

@@ -219,12 +219,15 @@ pub fn push_one_platform(seat: &Seat) -> String {
     done(seat, "pull", &["--plain-http", "--all-platforms", &reference]);
     let part = other.reference("part:1");
     let only = ["--plain-http", "--platform", "linux/arm64", &part, &reference];
-    let text = tried(seat, "push", &only);
     // containerd's transfer service sends the whole index after it, which
     // this registry refuses.
-    if seat.client != Client::Ctr21 {
+    let text = if seat.client == Client::Ctr21 {
+        tried(seat, "push", &only)
+    } else {
+        done(seat, "push", &only);
         assert_eq!(other.digest("part:1"), layout.manifest("arm64").0);
-    }
+        String::new()
+    };
     without(text + &store(seat), &[&registry.host(), &other.host()])
 }
 

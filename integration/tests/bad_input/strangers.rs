@@ -1,6 +1,7 @@
 //! One call of every method in namespaces that are none.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use davit_integration::api::Call;
 use davit_integration::{Daemon, Server};
@@ -122,7 +123,9 @@ fn more(own: &str) -> Vec<Call> {
             &snapshots::ListSnapshotsRequest { snapshotter: snapshotter(), ..Default::default() },
         ),
         call("snapshots", "Cleanup", &snapshots::CleanupRequest { snapshotter: snapshotter() }),
-        call("streaming", "Stream", &Any { type_url: kind, value: init }),
+        // It is held open where it is not refused.
+        call("streaming", "Stream", &Any { type_url: kind, value: init })
+            .patience(Duration::from_secs(10)),
         call("tasks", "List", &tasks::ListTasksRequest::default()),
         call("tasks", "Metrics", &tasks::MetricsRequest::default()),
         call("transfer", "Transfer", &TransferRequest::default()),

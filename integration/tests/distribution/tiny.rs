@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use davit_integration::layout::Layout;
-use davit_integration::{Client, Daemon, Server, image, must};
+use davit_integration::{Client, Daemon, image, must};
 use davit_types::{Algorithm, Digest};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -143,21 +143,12 @@ impl<'a> Shelf<'a> {
     }
 
     /// Exports an image to a file of the daemon's; its path.
-    ///
-    /// containerd now and then says that it is done before the client has the
-    /// end of the archive, which then is missing.
     pub fn exported(&self, flags: &[&str], name: &str, to: &str) -> String {
-        let attempts = if self.daemon.server() == Server::Davit { 1 } else { 10 };
-        let file = self.daemon.path(to).to_string_lossy().into_owned();
-        for _ in 0..attempts {
-            must(&mut self.ctr(&[&["image", "export"], flags, &[&file, name]].concat()));
-            let list = Command::new("tar").args(["-tf", &file]).output().expect("tar is there");
-            let names = String::from_utf8_lossy(&list.stdout).into_owned();
-            if list.status.success() && names.contains("oci-layout") {
-                return file;
-            }
-        }
-        panic!("{file} has no end");
+        let path = self.daemon.path(to);
+        let file = path.to_string_lossy().into_owned();
+        let words = [&["image", "export"], flags, &[&file, name]].concat();
+        self.daemon.export(&mut self.ctr(&words), &path);
+        file
     }
 
     /// The digests of all blobs that are there, sorted.

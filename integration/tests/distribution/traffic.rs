@@ -26,9 +26,8 @@ fn printed(daemon: &Daemon, words: &[&str]) -> String {
 /// A daemon of this kind, and what `ctr` prints on it. containerd 2.1 dies now
 /// and then of blobs that are dumped at once ("slice bounds out of range").
 fn first_printed(server: Server, words: &[&str]) -> (Daemon, String) {
-    let attempts = if server == Server::Davit { 1 } else { 10 };
     let mut failure = String::new();
-    for _ in 0..attempts {
+    for _ in 0..server.attempts() {
         let daemon = Daemon::start(server);
         match attempt(&daemon, words) {
             Ok(text) => return (daemon, text),

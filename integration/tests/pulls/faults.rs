@@ -134,7 +134,7 @@ fn a_slow_mirror_costs_seconds() {
     let reference = "registry.test/some/image:1";
     let begun = Instant::now();
     must(&mut seat.pull(&["--hosts-dir", &hosts.to_string_lossy(), reference]));
-    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(180), "{:?}", begun.elapsed());
     let needed = seat.layout.transfer_size("amd64");
     assert!(mirror.carried() > 0, "it was never asked");
     assert!(mirror.carried() < needed / 5, "{} of {needed} bytes", mirror.carried());

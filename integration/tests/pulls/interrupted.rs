@@ -8,13 +8,18 @@ use davit_integration::{layout, wait_for};
 
 use crate::seat::Seat;
 
-/// What may be on its way when a pull is cut off, and lost: a window of 1 MiB
-/// for each of three downloads.
-const LOST: u64 = 3 << 20;
-
 /// So slow that a pull can be met in the midst.
 fn slowly(asked: &Asked) -> Fault {
     if asked.is_blob() { Fault::Slow(4 << 20) } else { Fault::None }
+}
+
+/// A pull was gone on with that was cut off in its second half: at most a
+/// quarter of the image came twice. That much may have been on its way and lost,
+/// a window of 1 MiB for each of three downloads and what the kernel holds for
+/// each; who begins anew fetches half of it again.
+fn went_on(seat: &Seat) {
+    let (carried, needed) = (seat.proxy.carried(), seat.layout.transfer_size("amd64"));
+    assert!(carried < needed + needed / 4, "{carried} bytes for {needed}");
 }
 
 #[test]
@@ -53,8 +58,7 @@ fn a_client_that_goes_away_leaves_what_can_be_gone_on_with() {
     pull.wait().expect("it was started");
     seat.proxy.rule(|_| Fault::None);
     seat.pulls();
-    let carried = seat.proxy.carried();
-    assert!(carried < needed + LOST, "{carried} bytes for {needed}");
+    went_on(&seat);
     seat.leases_expire();
     seat.is_whole(&seat.reference);
     seat.removes(&seat.reference);
@@ -84,8 +88,7 @@ fn a_pull_is_gone_on_with_after_a_kill() {
     seat.daemon.launch();
     seat.proxy.rule(|_| Fault::None);
     seat.pulls();
-    let carried = seat.proxy.carried();
-    assert!(carried < needed + LOST, "{carried} bytes for {needed}");
+    went_on(&seat);
     seat.leases_expire();
     seat.is_whole(&seat.reference);
     seat.removes(&seat.reference);
@@ -97,11 +100,17 @@ fn a_pull_is_gone_on_with_after_a_kill() {
 fn a_kill_at_any_moment_does_no_harm() {
     let kills = std::env::var("DAVIT_KILLS").map_or(20, |text| text.parse().expect("a number"));
     let mut seat = Seat::new(&layout::SMALL, |_| Fault::None);
-    let begun = Instant::now();
-    seat.pulls();
-    let whole = begun.elapsed();
-    seat.is_whole(&seat.reference);
-    seat.removes(&seat.reference);
+    // Any one may be slowed down by what this machine does besides.
+    let mut times = [(); 3].map(|()| {
+        let begun = Instant::now();
+        seat.pulls();
+        let time = begun.elapsed();
+        seat.is_whole(&seat.reference);
+        seat.removes(&seat.reference);
+        time
+    });
+    times.sort_unstable();
+    let whole = times[1];
     let mut cut_off = 0;
     for number in 0..kills {
         let mut pull = seat.starts();

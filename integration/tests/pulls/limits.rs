@@ -100,10 +100,18 @@ fn has_a_layer(worker: u32) -> bool {
 fn so_many_layers_are_unpacked_at_a_time() {
     let mut seat = Seat::new(&layout::SMALL, |_| Fault::None);
     seat.proxy.rule(a_second_each(&seat.layout));
-    for (limit, expected) in [("1", 1), ("3", 3), ("0", processors().min(4))] {
+    let layers = seat.layout.layers("amd64").len();
+    for (limit, places) in [("1", 1), ("3", 3), ("0", processors())] {
         let settings = "max_concurrent_downloads = 0\nmax_concurrent_unpacks = ";
         configure(&mut seat, &format!("{settings}{limit}"));
-        assert_eq!(unpacks_at_once(&seat), expected, "with a limit of {limit}");
+        // A machine that is busy may not look at the right moment.
+        let all_places_taken = (0..5).any(|_| {
+            let at_once = unpacks_at_once(&seat);
+            // When the first is there, it is done with beside one that arrives.
+            assert!(at_once <= 2 * places, "{at_once} with a limit of {limit}");
+            at_once >= places.min(layers)
+        });
+        assert!(all_places_taken, "with a limit of {limit}");
     }
 }
 

@@ -118,7 +118,7 @@ impl Seat {
 
     /// Directories of snapshots are removed a moment later than their records.
     fn holds(&self, what: &str, condition: impl Fn(&Kept) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let now = kept(&self.daemon);
             if condition(&now) {

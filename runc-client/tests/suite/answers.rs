@@ -52,10 +52,11 @@ pub async fn list_and_ps(bed: &Bed) {
 pub async fn statistics_and_events(bed: &Bed) {
     let id = bed.running().await;
     let seconds = if bed.is("runsc") { 5.0 } else { 0.05 };
-    let mut events = bed.runc.events(&id, Duration::from_secs_f32(seconds)).unwrap();
+    let events = || bed.runc.events(&id, Duration::from_secs_f32(seconds)).unwrap();
     if bed.is("crun") {
         let error = bed.runc.stats(&id).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        let mut events = events();
         let error = events.next().await.unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         assert!(events.next().await.is_none());
@@ -73,6 +74,7 @@ pub async fn statistics_and_events(bed: &Bed) {
     let stats = tokio::time::timeout(DEADLINE, alone).await.expect("one process");
     assert!(stats.memory.usage.usage > 0);
     assert!(stats.cpu.usage.total > 0);
+    let mut events = events();
     for _ in 0..if bed.is("runsc") { 1 } else { 3 } {
         let event = tokio::time::timeout(DEADLINE, events.next()).await.unwrap().unwrap().unwrap();
         assert!(matches!(event, Event::Stats(stats) if stats.pids.current == 1));

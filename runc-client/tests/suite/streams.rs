@@ -1,7 +1,7 @@
 //! Standard streams, terminals, descriptors and logs.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -93,7 +93,7 @@ pub async fn descriptors_are_preserved(bed: &Bed) {
     };
     let id = bed.id();
     let bundle = bed.bundle(&id, &["sh", "-c", "cat <&3; cat <&4; sleep 1000"]);
-    let (stdio, output) = piped_stdout();
+    let (stdio, mut output) = piped_stdout();
     let preserved_fds = vec![file("one"), file("two")];
     let options = CreateOptions { stdio, preserved_fds, ..Default::default() };
     let created = bed.runc.create(&id, &bundle, options).await;
@@ -111,8 +111,15 @@ pub async fn descriptors_are_preserved(bed: &Bed) {
     let exec = bed.runc.exec(&id, &process, options);
     let (exit, exec_output) = tokio::join!(exec, read_all(exec_output));
     assert_eq!((exit.unwrap(), &*exec_output), (0, "three"));
+    let both = tokio::task::spawn_blocking(move || {
+        let mut both = [0; 6];
+        output.read_exact(&mut both).map(|()| (both, output))
+    });
+    let both = tokio::time::timeout(DEADLINE, both).await.expect("it reads both");
+    let (both, rest) = both.unwrap().unwrap();
+    assert_eq!(&both, b"onetwo");
     bed.remove(&id).await;
-    assert_eq!(read_all(output).await, "onetwo");
+    assert_eq!(read_all(rest).await, "");
 }
 
 pub async fn the_log_is_kept(bed: &Bed) {

@@ -45,6 +45,17 @@ pub fn unique(name: &str) -> String {
     format!("{name}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
+/// Makes a program of `text`. By a process of its own: what a test beside us
+/// forks meanwhile would have the program open for writing, and nobody could
+/// run it.
+pub fn install(path: &Path, text: impl AsRef<[u8]>) {
+    let mut install = Command::new("install");
+    install.args(["-m", "755", "/dev/stdin"]).arg(path).stdin(Stdio::piped());
+    let mut child = install.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_ref()).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
 /// A root filesystem of busybox, made once for all tests.
 pub fn rootfs() -> PathBuf {
     let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join("busybox-rootfs");

@@ -4,7 +4,8 @@
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -14,6 +15,9 @@ use crate::{Arena, Way};
 use davit_diff::Limits;
 use davit_diff::tar::{EntryKind, Header};
 use davit_types::Kind;
+
+/// How long it may take until all that is to happen has happened.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Entries that are made, replaced, linked and removed below what is swapped.
 fn layer() -> Vec<u8> {
@@ -50,23 +54,28 @@ fn directories_that_become_links_and_back() {
         std::fs::create_dir(arena.tree().join("swapped")).unwrap();
         symlink(arena.outside(), arena.tree().join("evil")).unwrap();
         let before = arena.surroundings();
-        let done = AtomicBool::new(false);
+        // Any one application may end at its first entry.
+        let written = || {
+            let made = |name| arena.tree().join(name).join("made-0").exists();
+            made("swapped") || made("evil")
+        };
+        let (done, swaps) = (AtomicBool::new(false), AtomicU64::new(0));
         std::thread::scope(|scope| {
             let (real, evil) = (path("swapped"), path("evil"));
-            let done = &done;
-            let swapper = scope.spawn(move || {
-                let mut swaps = 0_u64;
+            let (done, swaps) = (&done, &swaps);
+            scope.spawn(move || {
                 while !done.load(Ordering::Relaxed) {
                     // The layer may have removed or remade either.
                     let swap = renameat_with(CWD, &real, CWD, &evil, RenameFlags::EXCHANGE);
-                    swaps += u64::from(swap.is_ok());
+                    swaps.fetch_add(u64::from(swap.is_ok()), Ordering::Relaxed);
                 }
-                swaps
             });
-            let ends: Vec<_> =
-                (0..5).map(|_| arena.apply(&layer, way, Limits::default())).collect();
+            let met = || swaps.load(Ordering::Relaxed) > 100 && written();
+            let (begun, mut ends) = (Instant::now(), Vec::new());
+            while ends.len() < 5 || (!met() && begun.elapsed() < PATIENCE) {
+                ends.push(arena.apply(&layer, way, Limits::default()));
+            }
             done.store(true, Ordering::Relaxed);
-            assert!(swapper.join().unwrap() > 100, "hardly anything was moved");
             // It may fail, and then says at which entry; it must not reach out.
             for error in ends.into_iter().filter_map(Result::err) {
                 let text = error.full_message();
@@ -74,8 +83,7 @@ fn directories_that_become_links_and_back() {
             }
         });
         assert_eq!(arena.surroundings(), before, "{way:?}");
-        // It was written to what was moved about.
-        let inside = |name| arena.tree().join(name).join("made-0").exists();
-        assert!(inside("swapped") || inside("evil"), "{way:?}: nothing was written");
+        assert!(swaps.into_inner() > 100, "{way:?}: hardly anything was moved");
+        assert!(written(), "{way:?}: nothing was written to what was moved about");
     }
 }

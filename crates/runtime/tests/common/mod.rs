@@ -6,9 +6,11 @@
 
 use std::cell::RefCell;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::process::{Command, Stdio as Streams};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -67,6 +69,17 @@ impl Front {
 
 pub fn id(name: &str) -> ContainerId {
     ContainerId::new(name).unwrap()
+}
+
+/// Makes a program of `text`. By a process of its own: what a test beside us
+/// forks meanwhile would have the program open for writing, and nobody could
+/// run it.
+pub fn install(path: &Path, text: impl AsRef<[u8]>) {
+    let mut install = Command::new("install");
+    install.args(["-m", "755", "/dev/stdin"]).arg(path).stdin(Streams::piped());
+    let mut child = install.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_ref()).unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 /// Waits until `condition` holds.
