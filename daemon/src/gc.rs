@@ -26,7 +26,8 @@ use crate::services::publish;
 /// What a label starts with that attaches an activated mount to what it names
 /// (containerd, `core/metadata/gc.go`).
 const BACK_REFERENCE: &str = "containerd.io/gc.bref.";
-/// How long after a failure it is tried again, besides the pause.
+/// How long after a failure it is tried again, besides the pause; longer by as
+/// much after each further one, as with containerd.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// What a collection is said to take at least, so that the next is not right
 /// behind it (containerd's `minimumGCTime`).
@@ -66,7 +67,8 @@ struct Last {
     /// When it began, by the clock that leases end by.
     at: SystemTime,
     ended: Instant,
-    failed: bool,
+    /// How many have failed since one was made.
+    failures: u32,
     collections: u32,
     took_together: Duration,
 }
@@ -148,8 +150,9 @@ impl Schedule {
     /// Ready when it is time to collect.
     async fn until_time(&self, changed: &Notify, last: &Last) {
         let earliest = last.ended + last.pause(&self.settings);
-        if last.failed {
-            return tokio::time::sleep_until((earliest + RETRY_DELAY).into()).await;
+        if last.failures > 0 {
+            let again = earliest + RETRY_DELAY.saturating_mul(last.failures);
+            return tokio::time::sleep_until(again.into()).await;
         }
         let mut deleted = None;
         loop {
@@ -231,10 +234,13 @@ impl Schedule {
         // What this and the calls before it have allocated and freed.
         davit_sys::process::trim_heap();
         log::debug!(seconds = started.elapsed().as_secs_f64(); "collected garbage");
-        let (count, sum) = last.map_or((0, Duration::ZERO), |l| (l.collections, l.took_together));
-        let (failed, took) = (collected.is_err(), collected.unwrap_or_default());
-        let (collections, took_together) = (count.saturating_add(1), sum.saturating_add(took));
-        Last { changes, at, ended: Instant::now(), failed, collections, took_together }
+        let (failures, count, sum) =
+            last.map(|l| (l.failures, l.collections, l.took_together)).unwrap_or_default();
+        let (failures, collections, took_together) = match collected {
+            Ok(took) => (0, count.saturating_add(1), sum.saturating_add(took)),
+            Err(_) => (failures.saturating_add(1), count, sum),
+        };
+        Last { changes, at, ended: Instant::now(), failures, collections, took_together }
     }
 
     /// Removes activated mounts that were to be held by what is gone. One
@@ -310,7 +316,7 @@ mod tests {
             changes: Changes::default(),
             at: SystemTime::UNIX_EPOCH,
             ended: Instant::now(),
-            failed: false,
+            failures: 0,
             collections,
             took_together,
         };
@@ -345,14 +351,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let schedule = Arc::new(schedule(dir.path()));
         let last = schedule.collect(None).await;
-        assert!(!last.failed);
+        assert_eq!((last.failures, last.collections), (0, 1));
         let is_time = async |last| {
             let changed = Notify::new();
             let waiting = schedule.until_time(&changed, &last);
             tokio::time::timeout(Duration::from_secs(3600), waiting).await.is_ok()
         };
         assert!(!is_time(last).await, "nothing has changed");
-        assert!(is_time(Last { failed: true, ..last }).await, "what was to go stays");
+        assert!(is_time(Last { failures: 1, ..last }).await, "what was to go stays");
     }
 
     #[tokio::test]

@@ -7,11 +7,12 @@ mod common;
 use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use common::registry::{Registry, digest};
 use common::{Home, wait_for};
 use davit_client::transfer::{self, types};
-use davit_client::{Client, Error};
+use davit_client::{Client, Error, Lease};
 use davit_protocols::grpc::containerd::services::{content, images, leases, snapshots};
 use davit_types::{ErrorKind, Kind, Platform};
 use tokio_stream::StreamExt;
@@ -348,4 +349,44 @@ async fn foreign_layers_are_pushed_like_others() {
     let to = registry(&other, "copies/app:2");
     transfer::push(&client, &from.reference, &to, nobody, |_| {}).await.unwrap();
     assert!(other.with(|state| state.blobs.contains_key(&digest(&layer))));
+}
+
+/// What a client brings that is there already is held by its lease, whenever it
+/// says what it brings.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_is_there_is_held_for_who_brings_it_again() {
+    let home = Home::new();
+    let _daemon = home.start();
+    let client = client(&home).await;
+    let write = async |client: &Client| -> Result<(), Error> {
+        let message = |action, data: &[u8], expected: String| content::v1::WriteContentRequest {
+            action: i32::from(action),
+            r#ref: "r".into(),
+            data: data.to_vec().into(),
+            expected,
+            ..Default::default()
+        };
+        let messages = [
+            message(content::v1::WriteAction::Write, b"blob", String::new()),
+            content::v1::WriteContentRequest {
+                offset: 4,
+                ..message(content::v1::WriteAction::Commit, b"", digest(b"blob"))
+            },
+        ];
+        let mut answers = client.content().write(tokio_stream::iter(messages)).await?.into_inner();
+        while let Some(answer) = answers.next().await {
+            answer?;
+        }
+        Ok(())
+    };
+    write(&client).await.unwrap();
+    let lease = Lease::take(&client, Duration::from_secs(600)).await.unwrap();
+    let error = write(lease.client()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    let list = leases::v1::ListRequest::default();
+    let known = client.leases().list(list).await.unwrap().into_inner().leases;
+    let request = leases::v1::ListResourcesRequest { id: known[0].id.clone() };
+    let held = client.leases().list_resources(request).await.unwrap().into_inner().resources;
+    let held: Vec<_> = held.iter().map(|one| (one.r#type.as_str(), one.id.clone())).collect();
+    assert_eq!(held, [("content", digest(b"blob"))]);
 }

@@ -40,23 +40,23 @@ impl LocalStore {
         for path in store.ingest_dirs()? {
             let is_removed = path.extension().is_some_and(|extension| extension == "tmp");
             // Nobody makes or removes one at this moment.
-            if is_removed || !store.can_be_resumed(&path)? {
+            if is_removed || !store.can_be_resumed(&path) {
                 fs::remove_dir_all(&path).map_err(Error::io("remove", &path))?;
             }
         }
         Ok(store)
     }
 
-    /// Whether what is in an ingest's directory says whose it is.
-    fn can_be_resumed(&self, path: &Path) -> Result<bool, Error> {
+    /// Whether what is in an ingest's directory says whose it is; also when it
+    /// cannot be read now.
+    fn can_be_resumed(&self, path: &Path) -> bool {
         match (Ingest { path: path.to_owned() }).status() {
-            Ok(Some(status)) => Ok(self.ingest(&status.reference).path == path),
-            Ok(None) => Ok(false),
-            Err(error @ Error::Damaged { .. }) => {
-                log::warn!(error:%; "an ingest is lost");
-                Ok(false)
+            Ok(Some(status)) => self.ingest(&status.reference).path == path,
+            Ok(None) => false,
+            Err(error) => {
+                log::warn!(path:% = path.display(), error:%; "what is there of an ingest is no use");
+                !matches!(error, Error::Damaged { .. })
             }
-            Err(error) => Err(error),
         }
     }
 
@@ -107,13 +107,13 @@ impl LocalStore {
 
     /// Where all ingests stand, in no order. One that is being made or
     /// removed at this moment is left out, and so is, with a warning, one
-    /// that is damaged.
+    /// that cannot be read.
     pub fn list_statuses(&self) -> Result<Vec<IngestStatus>, Error> {
         let mut statuses = Vec::new();
         for path in self.ingest_dirs()? {
             match (Ingest { path }).status() {
-                Err(error @ Error::Damaged { .. }) => log::warn!(error:%; "an ingest is left out"),
-                status => statuses.extend(status?),
+                Ok(status) => statuses.extend(status),
+                Err(error) => log::warn!(error:%; "an ingest is left out"),
             }
         }
         Ok(statuses)

@@ -149,9 +149,27 @@ impl ContentStore {
         Ok(self.backend.whole_reader(digest, info.size)?)
     }
 
-    /// Whether the namespace has a blob, and the store all of it.
-    pub fn has_whole(&self, namespace: &Namespace, digest: &Digest) -> bool {
-        self.reader(namespace, digest).is_ok()
+    /// Whether the namespace has a blob, and the store all of it; `lease` holds
+    /// it from then on.
+    pub fn hold_whole(
+        &self,
+        namespace: &Namespace,
+        digest: &Digest,
+        lease: Option<&LeaseId>,
+    ) -> Result<bool> {
+        if self.reader(namespace, digest).is_err() {
+            return Ok(false);
+        }
+        let Some(lease) = lease.cloned() else { return Ok(true) };
+        let (namespace, key) = (namespace.clone(), digest.to_string());
+        self.index.change(move |connection| {
+            // It may have gone meanwhile.
+            let has = objects::find(connection, &namespace, Kind::Content, &key)?.is_some();
+            if has {
+                leases::hold(connection, &namespace, Some(&lease), Kind::Content, &key)?;
+            }
+            Ok(has)
+        })
     }
 
     /// Where an ingest stands; `reference` is the namespace's name for it.
@@ -285,8 +303,8 @@ impl ContentStore {
         self.pending.unless_busy(digest, remove).unwrap_or(Ok(false))
     }
 
-    /// Removes the bytes of a blob whose row could not be written, or has that
-    /// done by the next collection.
+    /// Removes the bytes of a blob that a caller wants no more, unless somebody
+    /// else does; has it done by the next collection when it fails.
     pub(crate) fn forget_bytes(&self, digest: &Digest) {
         if let Err(error) = self.remove_bytes(digest) {
             log::warn!(digest:%, error:%; "a blob that nobody has is removed later");

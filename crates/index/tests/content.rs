@@ -190,6 +190,12 @@ fn a_blob_that_the_namespace_has_is_not_written_again() {
     // The lease holds it all the same.
     let held = stores.index.leases().list_resources(&space, &lease).unwrap();
     assert_eq!(held, [Resource { id: blob.to_string(), kind: "content".to_owned() }]);
+    // So does one of whoever says late what is to come.
+    let late = LeaseId::new("late");
+    stores.lease(&space, "late", &[]);
+    assert!(stores.content.hold_whole(&space, &blob, Some(&late)).unwrap());
+    assert_eq!(stores.index.leases().list_resources(&space, &late).unwrap(), held);
+    assert!(!stores.content.hold_whole(&space, &digest(b"none"), Some(&late)).unwrap());
     // Who did not say what would come learns it at the end.
     let mut writer = stores.content.writer(&space, request("r", None), None).unwrap();
     writer.write(b"x").unwrap();
@@ -256,7 +262,7 @@ fn shared_content_is_checked_and_copied_when_written_to() {
 #[test]
 fn an_ingest_that_comes_to_share_leaves_no_bytes_of_its_own() {
     type End = fn(&Stores, &Namespace, ContentWriter);
-    let ends: [(&str, End); 6] = [
+    let ends: [(&str, End); 7] = [
         ("commit", |_, _, writer| drop(writer.commit(0, None, &Labels::new()).unwrap())),
         ("abort", |stores, space, _| stores.content.abort(space, "r", None).unwrap()),
         ("collection", |stores, space, writer| {
@@ -274,6 +280,16 @@ fn an_ingest_that_comes_to_share_leaves_no_bytes_of_its_own() {
             writer.truncate(0).unwrap();
             let info = writer.commit(0, None, &Labels::new()).unwrap();
             stores.content.delete(space, &info.digest, None).unwrap();
+        }),
+        ("another size", |stores, space, writer| {
+            let request = WriterRequest {
+                reference: "r".into(),
+                total: 99,
+                expected: Some(digest(b"shared")),
+            };
+            drop(writer);
+            drop(stores.content.writer(space, request, None).unwrap());
+            stores.content.abort(space, "r", None).unwrap();
         }),
         ("writing anew", |stores, space, mut writer| {
             writer.truncate(0).unwrap();

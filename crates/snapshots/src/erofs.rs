@@ -96,8 +96,8 @@ impl Erofs {
             return Ok(target);
         }
         self.check(&layer)?;
-        // A crash may have left what the layer was made of.
-        self.empty(id)?;
+        // A crash may have come before this.
+        self.committed(id)?;
         let mut image = mount("erofs", path_text(&layer)?, vec!["ro".to_owned()]);
         // Since Linux 6.12 a file needs no loop device.
         let mut made = make_mount(&image, &target);

@@ -355,6 +355,25 @@ fn a_layer_that_was_not_wanted_is_made_anew_of_all_that_was_written() {
 }
 
 #[test]
+fn what_a_crash_has_left_of_a_commit_goes_when_the_layer_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let erofs = erofs(dir.path(), ErofsConfig::default());
+    let inside = dir.path().join("snapshots/1/fs");
+    erofs.create(1, Active, &[], &Labels::new()).unwrap();
+    fs::write(inside.join("file"), "1").unwrap();
+    erofs.commit(1).unwrap();
+    // The index has it, and nobody lived to say so.
+    erofs.create(2, Active, &[1], &Labels::new()).unwrap();
+    erofs.mounts(2, Active, &[1], &Labels::new()).unwrap();
+    assert_eq!(fs::read_to_string(inside.join("file")).unwrap(), "1");
+    assert!(std::process::Command::new("umount").arg(&inside).status().unwrap().success());
+    assert_eq!(fs::read_dir(&inside).unwrap().count(), 0, "the layer alone is kept");
+    for id in [2, 1] {
+        erofs.remove(id).unwrap();
+    }
+}
+
+#[test]
 fn files_that_cannot_be_checked_are_refused_when_they_are_to_be() {
     let dir = tempfile::tempdir().unwrap();
     let config = ErofsConfig { fsverity: true, ..Default::default() };

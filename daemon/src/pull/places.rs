@@ -22,7 +22,7 @@ impl Places {
         Self { arriving: places(), there: places() }
     }
 
-    /// Waits for a place for a layer, and for some of its bytes.
+    /// Waits for a place for a layer that is there, or is being fetched.
     ///
     /// # Errors
     /// `Aborted` when the fetch has failed.
@@ -35,7 +35,7 @@ impl Places {
                 Ok::<_, Failure>(Arc::clone(&self.there).acquire_owned().await)
             } => place?,
             place = async {
-                some.more(0).await?;
+                some.flowing().await?;
                 Ok::<_, Failure>(Arc::clone(&self.arriving).acquire_owned().await)
             } => place?,
         };
@@ -63,20 +63,21 @@ mod tests {
     #[tokio::test]
     async fn a_slow_layer_keeps_no_other_waiting_that_is_there() {
         let places = Places::new(1);
-        let begun = |offset| {
+        let begun = || {
             let (arrival, arriving) = arrival();
-            arrival.begin(tempfile::tempfile().unwrap(), offset);
+            arrival.begin(tempfile::tempfile().unwrap(), 0);
             (arrival, arriving)
         };
-        let (_queued, nothing) = begun(0);
-        assert!(takes(&places, &nothing).await.is_none(), "nothing of it is there");
-        let (_slow, slow) = begun(1);
-        let _first = takes(&places, &slow).await.unwrap();
-        let (whole, second) = begun(1);
+        let (slow, first) = begun();
+        assert!(takes(&places, &first).await.is_none(), "it is not its turn yet");
+        slow.flow();
+        let _first = takes(&places, &first).await.unwrap();
+        let (whole, second) = begun();
+        whole.flow();
         assert!(takes(&places, &second).await.is_none(), "two at a time");
         whole.finish();
         let held = takes(&places, &second).await.unwrap();
-        let (whole, third) = begun(1);
+        let (whole, third) = begun();
         whole.finish();
         assert!(takes(&places, &third).await.is_none(), "two at a time");
         drop(held);

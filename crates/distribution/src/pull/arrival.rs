@@ -16,6 +16,8 @@ use super::Failure;
 struct State {
     /// Where its bytes are, once they come.
     file: Option<Arc<File>>,
+    /// It is its turn to be fetched.
+    flows: bool,
     /// How many there are.
     offset: u64,
     /// There are no more, and they are the right ones.
@@ -46,6 +48,11 @@ impl Arrival {
         });
     }
 
+    /// Its bytes are asked for now.
+    pub fn flow(&self) {
+        self.0.send_modify(|state| state.flows = true);
+    }
+
     /// There are `offset` bytes now.
     pub fn advance(&self, offset: u64) {
         self.0.send_modify(|state| state.offset = offset);
@@ -70,6 +77,15 @@ impl Arriving {
     pub async fn begun(&mut self) -> Result<Arc<File>, Failure> {
         let state = self.0.wait_for(|state| state.file.is_some()).await.map_err(|_| gone())?;
         state.file.clone().ok_or_else(gone)
+    }
+
+    /// Waits until its bytes are asked for, or all there.
+    ///
+    /// # Errors
+    /// `Aborted` when the fetch has failed.
+    pub async fn flowing(&mut self) -> Result<(), Failure> {
+        let flows = |state: &State| state.flows || state.whole;
+        self.0.wait_for(flows).await.map(drop).map_err(|_| gone())
     }
 
     /// Waits for more than `offset` bytes, or the end. Answers with how many

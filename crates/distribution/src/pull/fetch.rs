@@ -177,6 +177,7 @@ impl Fetcher {
             Some(places) => Some(Arc::clone(places).acquire_owned().await),
             None => None,
         };
+        arrival.flow();
         let download = self.remote.download(entry, ingest.offset()).await?;
         let (sender, receiver) = mpsc::channel(PIECES_MAX);
         let (told, mut stored) = watch::channel(ingest.offset());

@@ -87,9 +87,11 @@ impl ContentStore {
         if request.reference.is_empty() {
             return Err(Error::InvalidArgument("ref must not be empty".into()));
         }
-        let _busy = request.expected.as_ref().map(|digest| self.pending.enter(digest));
+        let busy = request.expected.as_ref().map(|digest| self.pending.enter(digest));
         let found = self.look_for(&request)?;
         let opened = self.open_ingest(namespace, &request, &found, lease)?;
+        // From here on, the row keeps a blob that is shared.
+        drop(busy);
         let (stored_reference, fresh, shared) = match (opened, &request.expected) {
             (Opened::Ingest { stored_reference, fresh, shared, left }, _) => {
                 if let Some(left) = left {
@@ -389,6 +391,7 @@ impl ContentWriter {
         }
         let digest = self.digest();
         let busy = self.store.pending.enter(&digest);
+        let mut shares = false;
         match self.bytes {
             Bytes::Own(writer) => match writer.commit(size, expected) {
                 // Another namespace has it; that this one gets it is news.
@@ -405,7 +408,7 @@ impl ContentWriter {
             // ingest that kept it.
             Bytes::Shared(blob) => {
                 self.store.backend.whole_reader(&blob.digest, blob.size)?;
-                self.store.remove_own(&self.stored_reference)?;
+                shares = true;
             }
         }
         let (namespace, reference) = (self.namespace, self.reference);
@@ -418,6 +421,10 @@ impl ContentWriter {
         });
         drop(busy);
         let added = added.inspect_err(|_| self.store.forget_bytes(&digest))?;
+        if shares && let Err(error) = self.store.remove_own(&self.stored_reference) {
+            let reference = self.stored_reference.as_str();
+            log::warn!(reference, error:%; "what an ingest had of its own stays behind");
+        }
         // Decided here, because the transaction stands although the blob is
         // no news: the lease holds it, and the ingest is gone.
         added.map_err(|digest| Error::AlreadyExists(format!("content {digest}")))

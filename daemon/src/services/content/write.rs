@@ -119,7 +119,7 @@ impl Session {
         self.answer.offset = signed(writer.offset());
         if !request.expected.is_empty() {
             self.expected.clone_from(&request.expected);
-            if self.exists().await? {
+            if self.hold_existing().await? {
                 drop(writer);
                 return Err(self.give_up().await);
             }
@@ -141,13 +141,13 @@ impl Session {
         }
     }
 
-    /// Whether the namespace has got the blob meanwhile.
-    async fn exists(&self) -> Result<bool, Status> {
+    /// Whether the namespace has got the blob meanwhile; the caller's lease
+    /// holds it then.
+    async fn hold_existing(&self) -> Result<bool, Status> {
         let Ok(digest) = self.expected.parse::<Digest>() else { return Ok(false) };
         let (content, namespace) = (self.service.content.clone(), self.namespace.clone());
-        let found =
-            blocking(move || Ok::<_, davit_index::Error>(content.has_whole(&namespace, &digest)));
-        found.await
+        let lease = self.lease.clone();
+        blocking(move || content.hold_whole(&namespace, &digest, lease.as_ref())).await
     }
 
     /// Throws an ingest away that has become needless.
