@@ -38,6 +38,7 @@ mod dispatch;
 pub mod events;
 mod failure;
 pub mod logging;
+mod open_files;
 mod publisher;
 mod queue;
 mod reaper;

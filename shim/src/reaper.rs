@@ -27,6 +27,8 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::open_files;
+
 /// How many exits of unknown orphans are kept while an [`OrphanWindow`] is
 /// open. The oldest goes first; a container that forks itself to death inside
 /// the window cannot fill the shim's memory.
@@ -170,14 +172,15 @@ impl Reaper {
         Ok(reaper)
     }
 
-    /// Starts a command. Its exit is collected here and nowhere else.
+    /// Starts a command, with the limit of open files that the shim was started
+    /// with. Its exit is collected here and nowhere else.
     ///
     /// # Errors
     /// Those of [`Command::spawn`].
     pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
         // Held so that no exit is collected before the pid is registered.
         let mut state = self.lock();
-        let mut child = command.spawn()?;
+        let mut child = open_files::spawn(command)?;
         let pid = child.id();
         Ok(Child {
             pid,

@@ -20,7 +20,7 @@ use crate::cli::Invocation;
 use crate::context::ShutdownHandle;
 use crate::dispatch::{After, dispatch};
 use crate::publisher::Destination;
-use crate::{Context, Failure, Publisher, Reaper, Shim, logging, sealed, socket};
+use crate::{Context, Failure, Publisher, Reaper, Shim, logging, open_files, sealed, socket};
 
 /// How long calls that still run get when the shim ends.
 pub const CALLS_GRACE: Duration = Duration::from_millis(500);
@@ -39,6 +39,7 @@ pub(crate) fn serve<S: Shim>(invocation: &Invocation) -> Result<(), Failure> {
     let _ = nix::unistd::setsid();
     let bundle = std::env::current_dir().map_err(|e| Failure::io("getwd", &e))?;
     logging::to_bundle(&bundle, invocation.debug);
+    open_files::raise();
     let listener = listener(invocation)?;
     let result = run_local(serve_on::<S>(listener, invocation, bundle));
     if let Err(e) = &result {

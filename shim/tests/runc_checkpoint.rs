@@ -6,6 +6,7 @@
 mod runc_harness;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -192,6 +193,25 @@ fn a_criu_that_fails_changes_nothing() {
     assert!(!bundle.path.join("work/criu-work").exists());
     shim.end(&bundle.id);
     daemon.expect_topics(&["create", "start", "exit", "delete"]);
+}
+
+/// The runtime makes the directory of the images; the shim writes there before.
+#[test]
+fn a_directory_for_the_images_is_made() {
+    let daemon = Daemon::new();
+    let image = daemon.dir.path().join("not/yet");
+    let bundle = daemon.bundle(&["sleep", "1000"]);
+    let criu = program(&daemon, "criu", "#!/bin/sh\nexit 1\n");
+    let mut shim = start(&daemon, &bundle, criu.parent().unwrap());
+    let out = fifo(&daemon, "out");
+    let _reader = Reader::open(&out);
+    shim.run(&task::CreateTaskRequest { stdout: text(&out), ..bundle.create("runc") });
+    let refusal = checkpoint(&shim, &bundle, &image, &Default::default()).unwrap_err();
+    let log = bundle.path.join("criu-dump.log");
+    assert!(refusal.ends_with(&format!("path= {}", log.display())), "CRIU is run: {refusal}");
+    assert!(image.join("davit-streams.json").is_file());
+    assert_eq!(fs::metadata(&image).unwrap().permissions().mode() & 0o7777, 0o700);
+    shim.end(&bundle.id);
 }
 
 /// Restores by running afresh; what `lost` names is kept from the runtime.

@@ -4,10 +4,14 @@
 
 mod runc_harness;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use davit_protocols::ttrpc::{process, task};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use protobuf::well_known_types::empty::Empty;
 use runc_harness::{Bundle, Daemon, Reader, exec, fifo, install, wait_for, write, writer};
 
@@ -15,6 +19,8 @@ with_each_runtime! {
     a_terminal_is_copied_both_ways, the_size_changes, output_at_the_exit_is_complete,
     an_exec_gets_a_terminal, left_over_processes_do_not_hold_the_exit, nobody_reads,
     a_logger_gets_the_terminal, closing_stdin_hangs_up, a_client_comes_late_to_a_terminal,
+    a_slow_client_gets_the_end_of_an_exec, a_slow_client_gets_the_end_of_a_container,
+    deleting_does_not_wait_for_nobody,
 }
 
 fn text(path: &Path) -> String {
@@ -224,4 +230,84 @@ fn a_client_comes_late_to_a_terminal(runtime: &str) {
     shim.wait(&bundle.id, "").unwrap();
     assert_eq!(Reader::open(&out).read_to_end(), "said early\r\n");
     shim.delete(&bundle.id, "").unwrap();
+}
+
+/// More than a FIFO of one page takes, and not more than that and a terminal.
+const LINES: [&str; 3] = ["seq", "100001", "101250"];
+const LENGTH: usize = 10_000;
+
+/// A client that is there, and has not read anything yet.
+fn slow_client(path: &Path) -> File {
+    let flags = OFlag::O_NONBLOCK.bits();
+    let client = fs::OpenOptions::new().read(true).custom_flags(flags).open(path).unwrap();
+    fcntl(&client, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    fcntl(&client, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    client
+}
+
+fn rest(mut client: File) -> String {
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).unwrap();
+    rest
+}
+
+fn a_slow_client_gets_the_end_of_an_exec(runtime: &str) {
+    let daemon = Daemon::new();
+    let bundle = daemon.bundle(&["sleep", "1000"]);
+    let mut shim = daemon.start(&bundle);
+    shim.run(&bundle.create(runtime));
+    let before = shim.descriptors().len();
+    let out = fifo(&daemon, "out");
+    let client = slow_client(&out);
+    let mut request = exec(&bundle.id, "e", &LINES);
+    (request.stdout, request.terminal) = (text(&out), true);
+    shim.exec(&request).unwrap();
+    shim.start(&bundle.id, "e").unwrap();
+    assert_eq!(shim.wait(&bundle.id, "e").unwrap().exit_status, 0);
+    shim.delete(&bundle.id, "e").unwrap();
+    let all = rest(client);
+    assert_eq!(all.len(), LENGTH);
+    assert!(all.ends_with("\r\n101250\r\n"), "{all:?}");
+    wait_for("the end of the descriptors", || (shim.descriptors().len() <= before).then_some(()));
+    shim.end(&bundle.id);
+}
+
+/// The shim may be asked to end after a container's Delete, which therefore waits.
+fn a_slow_client_gets_the_end_of_a_container(runtime: &str) {
+    let daemon = Daemon::new();
+    let bundle = with_terminal(&daemon, &LINES);
+    let mut shim = daemon.start(&bundle);
+    let out = fifo(&daemon, "out");
+    let client = slow_client(&out);
+    shim.run(&task::CreateTaskRequest {
+        stdout: text(&out),
+        terminal: true,
+        ..bundle.create(runtime)
+    });
+    shim.wait(&bundle.id, "").unwrap();
+    let slow = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        rest(client)
+    });
+    shim.delete(&bundle.id, "").unwrap();
+    shim.sigkill();
+    assert_eq!(slow.join().unwrap().len(), LENGTH);
+}
+
+fn deleting_does_not_wait_for_nobody(runtime: &str) {
+    let daemon = Daemon::new();
+    let bundle = with_terminal(&daemon, &LINES);
+    let mut shim = daemon.start(&bundle);
+    let out = fifo(&daemon, "out");
+    let client = slow_client(&out);
+    shim.run(&task::CreateTaskRequest {
+        stdout: text(&out),
+        terminal: true,
+        ..bundle.create(runtime)
+    });
+    shim.wait(&bundle.id, "").unwrap();
+    drop(client);
+    let begun = Instant::now();
+    shim.delete(&bundle.id, "").unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }

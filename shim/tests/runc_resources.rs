@@ -6,17 +6,19 @@ mod runc_harness;
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use davit_protocols::ttrpc::metrics::{v1, v2};
 use davit_protocols::ttrpc::{events, task, types};
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::empty::Empty;
 use protobuf::{Message, MessageField};
-use runc_harness::{Daemon, exec, rootfs, unique};
+use runc_harness::{Daemon, SHIM, answer, exec, fifo, install, rootfs, unique};
 
 with_each_runtime! {
     out_of_memory_is_told_before_the_exit, statistics_are_packed, limits_change,
     the_root_is_mounted_and_unmounted, option_lists_longer_than_a_page, mounts_that_fail,
+    more_files_than_the_limit_of_services,
 }
 
 const MEMORY: u64 = 16 << 20;
@@ -212,4 +214,41 @@ fn mounts_that_fail(runtime: &str) {
     shim.create(&request).unwrap_err();
     assert_eq!(mounts_below(&bundle.path), 0);
     assert_eq!(daemon.topics(), Vec::<String>::new());
+}
+
+/// The shim's own limit is the hard one; runtimes get what it was started
+/// with, because containers may inherit it.
+fn more_files_than_the_limit_of_services(runtime: &str) {
+    const LIMIT: usize = 64;
+    let daemon = Daemon::new();
+    let bundle = daemon.bundle(&["sleep", "1000"]);
+    let start = daemon.shim_command(SHIM, &bundle, "start");
+    let mut limited = Command::new("sh");
+    limited.args(["-c", &format!("ulimit -Sn {LIMIT}; exec \"$0\" \"$@\""), SHIM]);
+    limited.args(start.get_args()).current_dir(&bundle.path).stdin(Stdio::null());
+    for (name, value) in start.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    let mut shim = daemon.connect(&answer(&limited.output().unwrap()), &bundle);
+    let (wrapper, seen) = (daemon.dir.path().join("wrapper"), daemon.dir.path().join("seen"));
+    let script = format!("#!/bin/sh\nulimit -Sn >> {}\nexec {runtime} \"$@\"\n", seen.display());
+    install(&wrapper, script);
+    shim.run(&bundle.create(wrapper.to_str().unwrap()));
+    let address = |name| fifo(&daemon, name).to_str().unwrap().to_owned();
+    for count in 0..LIMIT / 3 + 4 {
+        let id = format!("e{count}");
+        let mut request = exec(&bundle.id, &id, &["sleep", "1000"]);
+        (request.stdin, request.stdout, request.stderr) =
+            (address("in"), address("out"), address("err"));
+        shim.exec(&request).unwrap();
+        shim.start(&bundle.id, &id).unwrap();
+    }
+    assert!(shim.descriptors().len() > LIMIT);
+    shim.end(&bundle.id);
+    let seen = fs::read_to_string(seen).unwrap();
+    assert!(seen.lines().count() > LIMIT / 3);
+    assert!(seen.lines().all(|line| line == LIMIT.to_string()), "{seen}");
 }

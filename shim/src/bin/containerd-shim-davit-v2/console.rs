@@ -31,23 +31,40 @@ const BUFFER: usize = 8192;
 const QUIET: Duration = Duration::from_millis(50);
 /// After an exit, how long the output is waited for at most. What comes later
 /// is copied all the same, until Delete.
-const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+pub const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// After Delete, how much is still copied at most; more than the kernel keeps
+/// of a terminal's output. Processes left behind may write without end.
+const REST: u64 = 64 << 10;
 
 /// A terminal and the tasks that copy to and from it. Dropping it ends them
 /// and closes the terminal, which hangs up on whoever still has it.
 pub struct Console {
     master: Weak<Polled>,
     progress: Rc<Progress>,
-    tasks: Vec<JoinHandle<()>>,
+    output: Option<JoinHandle<()>>,
+    input: Option<JoinHandle<()>>,
 }
 
 /// How far the copy of the output is.
 pub struct Progress {
     bytes: Cell<u64>,
+    /// How many bytes are copied at most.
+    limit: Cell<u64>,
+    /// Whether the copy ends as soon as there is nothing to read.
+    hung_up: watch::Sender<bool>,
     ended: watch::Sender<bool>,
 }
 
 impl Progress {
+    fn new() -> Self {
+        Self {
+            bytes: Cell::new(0),
+            limit: Cell::new(u64::MAX),
+            hung_up: watch::Sender::new(false),
+            ended: watch::Sender::new(false),
+        }
+    }
+
     /// Waits until all output of a process that has exited is with the
     /// client, or as much as can be waited for.
     pub async fn drained(&self) {
@@ -89,19 +106,19 @@ impl Console {
         };
         let writer = Writer::open(request, owner, reaper, &mut io).await?;
         let master = Rc::new(Polled::new(master).map_err(failed)?);
-        let (hang_up, hung_up) = watch::channel(false);
-        let progress = Rc::new(Progress { bytes: Cell::new(0), ended: watch::Sender::new(false) });
-        let output = copy_output(master.clone(), writer, progress.clone(), hung_up);
+        let progress = Rc::new(Progress::new());
+        let output = copy_output(master.clone(), writer, progress.clone());
         let mut console = Self {
             master: Rc::downgrade(&master),
-            progress,
-            tasks: vec![tokio::task::spawn_local(output)],
+            progress: progress.clone(),
+            output: Some(tokio::task::spawn_local(output)),
+            input: None,
         };
         if let Some((reader, spare)) = input {
             let reader = Polled::reader(reader).map_err(failed)?;
             io.stdin = Some(spare);
-            let input = copy_input(reader, master, hang_up);
-            console.tasks.push(tokio::task::spawn_local(input));
+            let input = copy_input(reader, master, progress);
+            console.input = Some(tokio::task::spawn_local(input));
         }
         io.console = Some(console);
         Ok(io)
@@ -123,11 +140,24 @@ impl Console {
     pub fn progress(&self) -> Rc<Progress> {
         self.progress.clone()
     }
+
+    /// Closes the terminal when what is left of the output is written, which
+    /// is waited for no longer than `patience`. A client that reads slowly
+    /// gets it afterwards; one that goes away ends the copy.
+    pub async fn finish(mut self, patience: Duration) {
+        self.progress.drained().await;
+        self.progress.limit.set(self.progress.bytes.get().saturating_add(REST));
+        self.progress.hung_up.send_replace(true);
+        if let Some(output) = self.output.take() {
+            // Dropping the handle leaves the copy running.
+            let _ = tokio::time::timeout(patience, output).await;
+        }
+    }
 }
 
 impl Drop for Console {
     fn drop(&mut self) {
-        for task in &self.tasks {
+        for task in self.output.iter().chain(&self.input) {
             task.abort();
         }
     }
@@ -190,14 +220,10 @@ impl Writer {
 
 /// Copies until no process has the terminal any more, or until the client has
 /// hung up and everything up to then is copied.
-async fn copy_output(
-    master: Rc<Polled>,
-    mut writer: Writer,
-    progress: Rc<Progress>,
-    mut hung_up: watch::Receiver<bool>,
-) {
+async fn copy_output(master: Rc<Polled>, mut writer: Writer, progress: Rc<Progress>) {
+    let mut hung_up = progress.hung_up.subscribe();
     let mut buffer = vec![0; BUFFER];
-    loop {
+    while progress.bytes.get() < progress.limit.get() {
         let count = tokio::select! {
             biased;
             read = master.read(&mut buffer) => read.unwrap_or(0),
@@ -218,11 +244,11 @@ async fn copy_output(
 
 /// Copies until the client and, by CloseIO, the shim have closed standard
 /// input; then hangs up, as the Go shim does.
-async fn copy_input(reader: Polled, master: Rc<Polled>, hang_up: watch::Sender<bool>) {
+async fn copy_input(reader: Polled, master: Rc<Polled>, progress: Rc<Progress>) {
     let mut buffer = vec![0; BUFFER];
     while let Ok(count) = reader.read(&mut buffer).await {
         if count == 0 {
-            hang_up.send_replace(true);
+            progress.hung_up.send_replace(true);
             return;
         }
         let mut bytes = &buffer[..count];

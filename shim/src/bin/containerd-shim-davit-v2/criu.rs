@@ -8,9 +8,9 @@
 //! file that `CRIU_CONFIG_FILE` names.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use runc_client::Runc;
@@ -91,6 +91,8 @@ pub fn to_save(
     if streams.is_empty() {
         return Ok(runtime.clone());
     }
+    // The runtime makes it too, but only when it runs.
+    DirBuilder::new().recursive(true).mode(0o700).create(image)?;
     fs::write(image.join(RECORD), serde_json::to_vec(streams)?)?;
     with_config(runtime, bundle, streams.iter().map(|stream| stream.dump_line()))
 }

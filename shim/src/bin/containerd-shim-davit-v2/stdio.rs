@@ -77,6 +77,13 @@ impl Io {
         self.late.extend(std::mem::take(&mut self.outputs).into_iter().map(LateClient::attend));
     }
 
+    /// Closes the output's FIFOs. Nobody comes for them any more: what still
+    /// writes to one is to find out when no client reads it.
+    pub fn abandon_outputs(&mut self) {
+        self.outputs.clear();
+        self.late.clear();
+    }
+
     /// Closes everything and ends the logger. Returns when the logger is gone.
     pub async fn close(mut self) {
         if let Some(logger) = self.logger.take() {

@@ -1,6 +1,7 @@
 //! Calls: what is answered at once, and what is set going.
 
 use std::future::Future;
+use std::time::Duration;
 
 use davit_protocols::ttrpc::{events, options as runc, process as pb};
 use davit_shim::{Failure, task};
@@ -9,6 +10,7 @@ use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
 
 use super::{Container, Exec};
+use crate::console::DRAIN_LIMIT;
 use crate::event::{Call, Event, Key, Outcome, Reply};
 use crate::oom::OomMonitor;
 use crate::process::Process;
@@ -120,9 +122,10 @@ impl Container {
             if unstarted {
                 fixed.end_unstarted(pid).await;
             }
-            close(io).await;
+            // As containerd does: the shim may end when this is done.
+            close(io, DRAIN_LIMIT).await;
             for io in execs {
-                close(io).await;
+                close(io, Duration::ZERO).await;
             }
             let deleted = fixed.delete().await;
             if mounted {
@@ -137,7 +140,7 @@ impl Container {
         let io = std::mem::take(&mut exec.process.io);
         let pid_file = self.fixed.bundle.join(format!("{}.pid", key.exec));
         self.run(key, async move {
-            close(io).await;
+            close(io, Duration::ZERO).await;
             let _ = std::fs::remove_file(pid_file);
             Outcome::Deleted(Ok(()), reply)
         });
@@ -295,10 +298,12 @@ impl Container {
 }
 
 /// Closes the streams of a process that is being deleted, its terminal not
-/// before the client has what was written to it.
-async fn close(io: Io) {
-    if let Some(console) = &io.console {
-        console.progress().drained().await;
+/// before the client has what was written to it. A client that is slow is
+/// waited for no longer than `patience`.
+async fn close(mut io: Io, patience: Duration) {
+    if let Some(console) = io.console.take() {
+        io.abandon_outputs();
+        console.finish(patience).await;
     }
     io.close().await;
 }
