@@ -18,7 +18,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::{Errno, FdFlags};
 
 /// What runtimes look for; runc 1.1 and crun want these and no others.
@@ -92,7 +92,9 @@ impl SealedCopy {
     /// # Errors
     /// The file cannot be read, or the kernel makes no such copies.
     pub fn of(binary: &Path, limit: u64) -> io::Result<Option<Self>> {
-        let mut from = File::open(find_binary(binary))?;
+        // One may be named that is none: a FIFO would wait for a writer.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mut from = File::from(rustix::fs::open(find_binary(binary), flags, Mode::empty())?);
         let data = from.metadata()?;
         let has_privileges = data.permissions().mode() & 0o6000 != 0;
         if !data.is_file() || data.size() > limit || has_privileges || Path::new(SELINUX).exists() {
@@ -231,6 +233,10 @@ mod tests {
         set_permissions(&path, Permissions::from_mode(0o4755)).unwrap();
         assert!(!copied(), "it runs as somebody else");
         assert!(SealedCopy::of(dir.path(), LIMIT).unwrap().is_none(), "a directory");
+        let fifo = dir.path().join("fifo");
+        let (kind, mode) = (rustix::fs::FileType::Fifo, Mode::RWXU);
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();
+        assert!(SealedCopy::of(&fifo, LIMIT).unwrap().is_none(), "a FIFO");
         let missing = SealedCopy::of(&dir.path().join("missing"), LIMIT).unwrap_err();
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }

@@ -149,15 +149,14 @@ impl Tasks {
         // may ask.
         self.register(shim.clone());
         let bundle = order.bundle.path.to_string_lossy();
-        shim.client(order.deadline)
-            .create(&bundle, checkpoint, &order.options)
-            .await
-            .map_err(|error| error.doing("failed to create shim task"))
+        let created = shim.client(order.deadline).create(&bundle, checkpoint, &order.options).await;
+        let pid = created.map_err(|error| error.doing("failed to create shim task"))?;
+        shim.end.learn(pid);
+        Ok(pid)
     }
 
     async fn start_shim(&self, order: &Order, made: &mut Made) -> Result<Shim, Error> {
-        let (tasks, options) = (self.clone(), order.options.for_shim().cloned());
-        let copy = blocking(move || tasks.copy_of_runtime(options.as_ref()));
+        let copy = self.copy_of_runtime(order.options.for_shim());
         let (program, runtime) = tokio::join!(names::resolve(&order.options.runtime), copy);
         let program = program.map_err(|error| error.doing("failed to resolve runtime path"))?;
         self.run_shim(order, made, program, runtime)
@@ -238,8 +237,7 @@ impl Tasks {
             left = !self.dismiss(shim, made.asked).await && !shim.sandboxed;
         }
         if left {
-            let path = order.bundle.path.clone();
-            blocking(move || kill_strays(&path)).await;
+            self.end_strays(&order.bundle, made.shim.as_ref().map(|shim| &shim.endpoint)).await;
             if let (Some(program), true) = (&made.program, made.asked) {
                 let errands = self.errands(&order.namespace, &order.id, &order.bundle, program);
                 let limit = Deadline::after(self.config().limits.shim_cleanup);
@@ -268,8 +266,20 @@ impl Tasks {
                 Ok(_) => true,
                 Err(error) => error.kind() == ErrorKind::NotFound,
             };
-        let left = self.send_away(shim).await;
+        let left = self.send_away(shim).await.is_fine();
         deleted && left
+    }
+
+    /// Kills what works in a bundle that is being given up; not where the
+    /// shim, which listens at `endpoint`, has other tasks: it may work there,
+    /// and whatever it runs for them.
+    async fn end_strays(&self, bundle: &Bundle, endpoint: Option<&Endpoint>) {
+        if endpoint.is_some_and(|endpoint| self.serves(endpoint)) {
+            log::warn!(bundle:? = bundle.path; "leaving the shim of a bundle to its other tasks");
+            return;
+        }
+        let path = bundle.path.clone();
+        blocking(move || kill_strays(&path)).await;
     }
 
     /// Removes what an earlier task of this id left behind, its processes
@@ -282,8 +292,9 @@ impl Tasks {
     ) -> Result<(), Error> {
         log::warn!(namespace = namespace.as_str(), container = id.as_str();
             "removing a bundle that was left behind");
-        let path = bundle.path.clone();
-        blocking(move || kill_strays(&path)).await;
+        // What cannot be read names nobody.
+        let endpoint = Endpoint::load(bundle).ok().flatten();
+        self.end_strays(bundle, endpoint.as_ref()).await;
         if let Some(program) = errands::program_of(bundle) {
             let limit = Deadline::after(self.config().limits.shim_cleanup);
             let deleted = self.errands(namespace, id, bundle, &program).delete(limit).await;

@@ -10,7 +10,7 @@ use davit_types::{ContainerId, ErrorKind, Kind as _, Namespace};
 use crate::bootstrap::Endpoint;
 use crate::bundle::Bundle;
 use crate::errands::program_of;
-use crate::shim::{End, Shim, recorded};
+use crate::shim::{End, Shim, Telling, recorded};
 use crate::tasks::{blocking, to_the_end};
 use crate::turns::Turn;
 use crate::{Deadline, Error, Exit, Tasks, told};
@@ -78,24 +78,26 @@ impl Tasks {
     }
 
     async fn remove_rest(&self, shim: &Arc<Shim>) {
-        if !shim.sandboxed && !self.send_away(shim).await {
+        if !self.send_away(shim).await.is_fine() {
             log::error!(namespace = shim.namespace.as_str(), container = shim.id.as_str();
                 "failed to shutdown shim task and the shim might be leaked");
         }
         self.remove_bundle(&shim.namespace, &shim.id, &shim.bundle).await;
     }
 
-    /// Asks a shim to go and waits until it has, unless it has other tasks to
-    /// look after. False when it did not within the limit.
-    pub(crate) async fn send_away(&self, shim: &Arc<Shim>) -> bool {
+    /// Asks the shim of a task that is not known any more to go and waits until
+    /// it has, unless it has other tasks to look after.
+    pub(crate) async fn send_away(&self, shim: &Arc<Shim>) -> Leave {
         if shim.sandboxed {
-            return true;
+            return Leave::Needed;
         }
         let deadline = Deadline::after(self.config().limits.shim_shutdown);
         match shim.client(deadline).shutdown().await {
-            Ok(()) if self.shares(shim) => true,
-            Ok(()) => deadline.limit(gone(shim)).await.is_ok(),
-            Err(error) => matches!(error, Error::Closed(_)),
+            Ok(()) if self.serves(&shim.endpoint) => Leave::Needed,
+            Ok(()) if deadline.limit(gone(shim)).await.is_ok() => Leave::Gone,
+            Ok(()) => Leave::Stays,
+            Err(Error::Closed(_)) => Leave::Gone,
+            Err(_) => Leave::Silent,
         }
     }
 
@@ -155,7 +157,7 @@ impl Tasks {
         let found = self.ask_binary(task).await;
         self.remove_socket(task.bundle).await;
         self.remove_bundle(task.namespace, task.id, task.bundle).await;
-        end.told().cloned().unwrap_or(found)
+        end.told().unwrap_or(found)
     }
 
     async fn ask_binary(&self, task: &Dead<'_>) -> Exit {
@@ -176,7 +178,7 @@ impl Tasks {
 
     /// Tells of the end what nobody has told yet.
     fn tell_end(&self, task: &Dead<'_>, end: &End, exit: &Exit) {
-        if end.told().is_none() && end.tell(exit.clone()) {
+        if end.told().is_none() && end.tell(exit.clone()) != Telling::Again {
             let event = told::task_exit(task.id, exit);
             self.publish(task.namespace, topics::TASK_EXIT, event);
         }
@@ -194,7 +196,12 @@ impl Tasks {
         .await;
     }
 
-    async fn remove_bundle(&self, namespace: &Namespace, id: &ContainerId, bundle: &Bundle) {
+    pub(crate) async fn remove_bundle(
+        &self,
+        namespace: &Namespace,
+        id: &ContainerId,
+        bundle: &Bundle,
+    ) {
         let bundle = bundle.clone();
         if let Err(error) = blocking(move || bundle.remove()).await {
             log::error!(namespace = namespace.as_str(), container = id.as_str(),
@@ -206,6 +213,27 @@ impl Tasks {
         if let Err(error) = self.events().publish(namespace, topic, event) {
             log::error!(topic = topic, error:% = error.full_message(); "error publishing event");
         }
+    }
+}
+
+/// What a shim did that was asked to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// It has gone.
+    Gone,
+    /// It has other tasks that are known, or belongs to a sandbox.
+    Needed,
+    /// It said that it would, and is still there: as when it has tasks that
+    /// are not known, or not yet.
+    Stays,
+    /// It did not answer, or refused.
+    Silent,
+}
+
+impl Leave {
+    /// Whether it did as it should.
+    pub fn is_fine(self) -> bool {
+        matches!(self, Self::Gone | Self::Needed)
     }
 }
 

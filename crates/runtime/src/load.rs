@@ -13,6 +13,7 @@ use crate::bootstrap::Endpoint;
 use crate::bundle::{Bundle, hide, remove_hidden};
 use crate::connection::Connection;
 use crate::create::SANDBOX_FILE;
+use crate::end::Leave;
 use crate::errands::program_of;
 use crate::shim::{End, Shim, recorded};
 use crate::shim_log::ShimLog;
@@ -45,6 +46,11 @@ impl Tasks {
     /// a second: what takes longer goes on in the background, and a Create of
     /// the same id waits for it. To be called once, before the API answers.
     pub async fn load(&self) {
+        let tasks = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(EXIT_GRACE).await;
+            tasks.forget_early();
+        });
         let config = self.config().clone();
         let found = blocking(move || search(&config)).await;
         tokio::task::spawn_blocking(move || sweep(&found.remains));
@@ -123,10 +129,18 @@ impl Tasks {
     async fn take_up(&self, shim: Arc<Shim>, cleanups: &Semaphore) {
         self.register(shim.clone());
         let limit = Deadline::after(self.config().limits.shim_load);
-        match shim.client(limit).state(None).await {
+        let answer = shim.client(limit).state(None).await;
+        if let Ok(state) = &answer {
+            shim.end.learn(state.pid);
+        }
+        match answer {
             Ok(state) if state.status == Status::Stopped && shim.end.told().is_none() => {
                 let exit = Exit { pid: state.pid, status: state.exit_status, at: state.exited_at };
-                self.tell_later(shim.clone(), exit);
+                if self.was_early(&shim, &exit) {
+                    self.note_exit(shim.clone(), exit).await;
+                } else {
+                    self.tell_later(shim.clone(), exit);
+                }
             }
             Err(Error::Closed(_)) => {
                 shim.connection.closed().await;
@@ -139,8 +153,16 @@ impl Tasks {
                     "cleaning leaked shim process");
                 self.unregister(&shim);
                 shim.end.claim();
-                self.send_away(&shim).await;
-                self.discard(&shim.namespace, &shim.id, &shim.bundle, cleanups).await;
+                match self.send_away(&shim).await {
+                    Leave::Gone | Leave::Silent => {
+                        self.discard(&shim.namespace, &shim.id, &shim.bundle, cleanups).await;
+                    }
+                    // The first of a group has gone, and the shim, which works
+                    // in its bundle, has the others.
+                    Leave::Needed | Leave::Stays => {
+                        self.remove_bundle(&shim.namespace, &shim.id, &shim.bundle).await;
+                    }
+                }
                 return;
             }
             Ok(_) => {}

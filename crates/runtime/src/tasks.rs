@@ -11,9 +11,10 @@ use davit_types::{Any, ContainerId, Envelope, ErrorKind, ExecId, Kind as _, Labe
 use runc_client::SealedCopy;
 use tokio::sync::watch;
 
+use crate::bootstrap::Endpoint;
 use crate::bundle::make_directory;
 use crate::sealed::Copies;
-use crate::shim::{Shim, record_told};
+use crate::shim::{Shim, Telling, record_told};
 use crate::turns::{Key, Turn, Turns};
 use crate::{
     Config, Deadline, Error, ExecOptions, Exit, Process, ProcessState, errands, names, told,
@@ -30,6 +31,9 @@ struct Inner {
     config: Config,
     events: Arc<Exchange>,
     shims: Mutex<BTreeMap<Key, Arc<Shim>>>,
+    /// Exits that were told of tasks that are not known, as long as tasks are
+    /// being found again. Locked after `shims`.
+    early: Mutex<Option<Vec<(Key, Exit)>>>,
     turns: Turns,
     copies: Copies,
     /// One receiver for each deleted task of which something is left.
@@ -43,7 +47,8 @@ impl Tasks {
         make_directory(&config.state, PASSABLE, true)?;
         make_directory(&config.root, PASSABLE, true)?;
         let (shims, turns, copies, closings) = Default::default();
-        Ok(Self(Arc::new(Inner { config, events, shims, turns, copies, closings })))
+        let early = Mutex::new(Some(Vec::new()));
+        Ok(Self(Arc::new(Inner { config, events, shims, early, turns, copies, closings })))
     }
 
     /// Returns when nothing is left of the tasks that were deleted.
@@ -59,22 +64,49 @@ impl Tasks {
     /// Looks at an event that a shim has published, before it is passed on.
     /// False when it tells the exit of a task's init a second time and is to
     /// be dropped. The first time, the exit is kept in the bundle, so that the
-    /// shim's death makes nobody tell it again.
+    /// shim's death makes nobody tell it again. That of a task which had the
+    /// id before is passed on, and is nothing to the one that has it now.
     pub async fn observe(&self, envelope: &Envelope) -> bool {
         if envelope.topic != topics::TASK_EXIT {
             return true;
         }
         let Some((id, exit)) = told::init_exit(&envelope.event) else { return true };
-        match self.shim(&envelope.namespace, &id) {
-            Ok(shim) => self.note_exit(shim, exit).await,
-            Err(_) => true,
+        match self.shim_or_early((envelope.namespace.clone(), id), &exit) {
+            Some(shim) => self.note_exit(shim, exit).await,
+            None => true,
         }
+    }
+
+    /// The task that an exit is told of. Of one that is not known yet the exit
+    /// is kept for whoever finds it.
+    fn shim_or_early(&self, key: Key, exit: &Exit) -> Option<Arc<Shim>> {
+        let shims = self.shims();
+        let shim = shims.get(&key).cloned();
+        if let (None, Some(early)) = (&shim, self.early().as_mut()) {
+            early.push((key, exit.clone()));
+        }
+        shim
+    }
+
+    /// Whether this exit was told before its task was found again.
+    pub(crate) fn was_early(&self, shim: &Shim, exit: &Exit) -> bool {
+        let is_it = |((namespace, id), told): &(Key, Exit)| {
+            (namespace, id, told.pid) == (&shim.namespace, &shim.id, exit.pid) && told.at == exit.at
+        };
+        self.early().as_ref().is_some_and(|early| early.iter().any(is_it))
+    }
+
+    /// The tasks that could be found were.
+    pub(crate) fn forget_early(&self) {
+        *self.early() = None;
     }
 
     /// True when nobody has told this exit before.
     pub(crate) async fn note_exit(&self, shim: Arc<Shim>, exit: Exit) -> bool {
-        if !shim.end.tell(exit.clone()) {
-            return false;
+        match shim.end.tell(exit.clone()) {
+            Telling::First => {}
+            Telling::Again => return false,
+            Telling::Others => return true,
         }
         blocking(move || {
             if let Err(error) = record_told(&shim.bundle, &exit) {
@@ -94,7 +126,12 @@ impl Tasks {
         exec: Option<&ExecId>,
         deadline: Deadline,
     ) -> Result<u32, Error> {
-        self.shim(namespace, id)?.client(deadline).start(exec).await
+        let shim = self.shim(namespace, id)?;
+        let pid = shim.client(deadline).start(exec).await?;
+        if exec.is_none() {
+            shim.end.learn(pid);
+        }
+        Ok(pid)
     }
 
     /// Deletes a stopped exec.
@@ -141,7 +178,11 @@ impl Tasks {
         exec: Option<&ExecId>,
         deadline: Deadline,
     ) -> Result<ProcessState, Error> {
-        let answer = self.shim(namespace, id)?.client(deadline).state(exec).await;
+        let shim = self.shim(namespace, id)?;
+        let answer = shim.client(deadline).state(exec).await;
+        if let (Ok(state), None) = (&answer, exec) {
+            shim.end.learn(state.pid);
+        }
         answer.map_err(|error| gone(error, id))
     }
 
@@ -317,9 +358,9 @@ impl Tasks {
         &self.0.events
     }
 
-    /// A copy of the runtime that `options` name, if there is one. Blocks.
-    pub(crate) fn copy_of_runtime(&self, options: Option<&Any>) -> Option<Arc<SealedCopy>> {
-        self.0.copies.of(options)
+    /// A copy of the runtime that `options` name, if there is one.
+    pub(crate) async fn copy_of_runtime(&self, options: Option<&Any>) -> Option<Arc<SealedCopy>> {
+        self.0.copies.of(options).await
     }
 
     /// The right to make or end one task.
@@ -346,11 +387,13 @@ impl Tasks {
         }
     }
 
-    /// Whether another task is in the same shim process.
-    pub(crate) fn shares(&self, shim: &Arc<Shim>) -> bool {
-        let other =
-            |known: &Arc<Shim>| !Arc::ptr_eq(known, shim) && known.endpoint == shim.endpoint;
-        self.shims().values().any(other)
+    /// Whether the shim that listens there has a task that is known.
+    pub(crate) fn serves(&self, endpoint: &Endpoint) -> bool {
+        self.shims().values().any(|known| known.endpoint == *endpoint)
+    }
+
+    fn early(&self) -> MutexGuard<'_, Option<Vec<(Key, Exit)>>> {
+        self.0.early.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The map stays whole when a thread panics: it is only ever inserted to

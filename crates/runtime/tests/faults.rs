@@ -8,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use common::{GO_SHIM, World, id, install, patient, with_daemons};
+use common::{GO_SHIM, World, id, install, patient, runtime_options, with_daemons};
 use davit_runtime::{CreateOptions, Deadline};
 use davit_types::{ErrorKind, Kind as _};
 
@@ -152,6 +152,21 @@ async fn given_up(protocol: &str) {
     let error = created.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
     world.check_empty().await;
+}
+
+#[test]
+fn a_runtime_that_is_a_fifo() {
+    with_daemons(async {
+        let world = World::new(GO_SHIM.as_ref()).await;
+        let fifo = world.directory.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for _ in 0..2 {
+            let task_options = Some(runtime_options(fifo.to_str().unwrap()));
+            let options = CreateOptions { task_options, ..world.options("true") };
+            let (_, words) = failure(&world, options).await;
+            assert!(words.contains("permission denied"), "{words}");
+        }
+    });
 }
 
 #[test]

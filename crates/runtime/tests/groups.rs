@@ -4,15 +4,21 @@
 
 mod common;
 
+use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use common::{
     GO_SHIM, World, eventually, exec_options, id, own_shim, patient, processes_in, with_daemons,
 };
+use davit_protocols::ttrpc::client::Client;
+use davit_protocols::ttrpc::server::Metadata;
+use davit_protocols::ttrpc::task::DeleteRequest;
 use davit_runtime::{CreateOptions, Status};
 use davit_types::{ErrorKind, ExecId, Kind as _};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use protobuf::Message as _;
 
 macro_rules! with_each_shim {
     ($($name:ident;)*) => {
@@ -37,6 +43,7 @@ with_each_shim! {
     all_are_found_again;
     all_are_cleaned_up_after_a_shim_that_died_meanwhile;
     a_create_that_fails_harms_nobody;
+    a_bundle_that_is_left_of_the_first_harms_nobody;
 }
 
 const ANNOTATIONS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
@@ -193,4 +200,88 @@ async fn a_create_that_fails_harms_nobody(shim: &Path) {
     end(&world, "c1").await;
     end(&world, "c2").await;
     world.check_empty().await;
+}
+
+/// Ends a task as a daemon does that dies before it removes the bundle.
+async fn end_by_half(world: &World, name: &str) {
+    let (tasks, ns) = (world.tasks(), &world.namespace);
+    tasks.kill(ns, &id(name), None, 9, false, patient()).await.unwrap();
+    assert_eq!(tasks.wait(ns, &id(name), None, patient()).await.unwrap().status, 137);
+    let text = fs::read(world.bundle(name).join("bootstrap.json")).unwrap();
+    let kept: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let socket = kept["address"].as_str().unwrap().trim_start_matches("unix://");
+    let (client, connection) = Client::over(tokio::net::UnixStream::connect(socket).await.unwrap());
+    tokio::spawn(connection);
+    let metadata = Metadata(vec![("containerd-namespace-ttrpc".into(), ns.to_string())]);
+    let request = DeleteRequest { id: name.into(), ..Default::default() };
+    let payload = request.write_to_bytes().unwrap();
+    let service = "containerd.task.v2.Task";
+    client.call_bytes(service, "Delete", payload, &metadata, None).await.unwrap();
+}
+
+/// The shim works in it.
+async fn a_bundle_that_is_left_of_the_first_harms_nobody(shim: &Path) {
+    for is_found_by_load in [true, false] {
+        let mut world = World::new(shim).await;
+        run(&world, "c1", ANNOTATIONS[0]).await;
+        let second = run(&world, "c2", ANNOTATIONS[0]).await;
+        shim_of(&world, "c1", &["c2"]);
+        end_by_half(&world, "c1").await;
+        world.stop().await;
+        let (bundle, aside) = (world.bundle("c1"), world.directory.path().join("aside"));
+        if is_found_by_load {
+            world.start().await;
+            eventually("the end of the bundle", || !bundle.exists()).await;
+        } else {
+            fs::rename(&bundle, &aside).unwrap();
+            world.start().await;
+            fs::rename(&aside, &bundle).unwrap();
+        }
+        is_well(&world, "c2", second).await;
+        let first = run(&world, "c1", ANNOTATIONS[0]).await;
+        is_well(&world, "c1", first).await;
+        is_well(&world, "c2", second).await;
+        end(&world, "c1").await;
+        end(&world, "c2").await;
+        world.check_empty().await;
+    }
+}
+
+/// Debian's shim does nothing else meanwhile.
+#[test]
+fn a_create_that_hangs_ends_no_shim_of_others() {
+    with_daemons(async {
+        let mut world = World::new(&own_shim()).await;
+        world.config.limits.shim_cleanup = Duration::from_millis(500);
+        world.config.limits.shim_shutdown = Duration::from_millis(300);
+        world.stop().await;
+        world.start().await;
+        let (tasks, ns) = (world.tasks(), &world.namespace);
+        let hangs = world.directory.path().join("hangs");
+        let mut options = grouped(&world, ANNOTATIONS[0], "/bin/sh");
+        let spec = options.spec.as_mut().unwrap();
+        let mut json: serde_json::Value = serde_json::from_slice(&spec.value).unwrap();
+        let script = format!("echo >{}; exec sleep 3", hangs.display());
+        json["hooks"]["createRuntime"] =
+            serde_json::json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+        spec.value = json.to_string().into_bytes();
+        let creating = {
+            let (tasks, ns) = (tasks.clone(), ns.clone());
+            tokio::spawn(async move { tasks.create(&ns, &id("c1"), options, patient()).await })
+        };
+        eventually("the hook", || hangs.exists()).await;
+        let second = run(&world, "c2", ANNOTATIONS[0]).await;
+        let is_shim = |pid: &u32| {
+            fs::read_link(format!("/proc/{pid}/exe"))
+                .is_ok_and(|exe| exe.file_name() == own_shim().file_name())
+        };
+        let shim = processes_in(&world.bundle("c1")).into_iter().find(is_shim).unwrap();
+        let shim = Pid::from_raw(shim as i32);
+        kill(shim, Signal::SIGSTOP).unwrap();
+        creating.abort();
+        eventually("the end of the bundle", || !world.bundle("c1").exists()).await;
+        kill(shim, Signal::SIGCONT).unwrap();
+        is_well(&world, "c2", second).await;
+        end(&world, "c2").await;
+    });
 }

@@ -7,12 +7,19 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use common::{
     Front, GO_SHIM, World, eventually, exec_options, id, own_shim, patient, with_daemons,
 };
-use davit_runtime::{CreateOptions, Status};
-use davit_types::{ErrorKind, ExecId, Kind as _};
+use davit_events::Exchange;
+use davit_protocols::convert::grpc::{pack, timestamp};
+use davit_protocols::event_field;
+use davit_protocols::grpc::containerd::events::TaskExit;
+use davit_runtime::{CreateOptions, Status, Tasks};
+use davit_types::{Envelope, ErrorKind, ExecId, Kind as _, Namespace};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -50,6 +57,8 @@ with_each_shim! {
     waiting_and_deleting_survive_the_shims_death;
     a_stuck_shim_holds_up_nobody;
     a_shim_without_a_task_is_sent_away;
+    a_late_exit_of_an_earlier_task_is_not_this_ones;
+    an_exit_is_not_told_again_when_it_came_before_its_task;
 }
 
 fn signal(pid: u32, signal: Signal) {
@@ -268,5 +277,59 @@ async fn a_shim_without_a_task_is_sent_away(shim: &Path) {
     let work = world.config.root.join(world.namespace.as_str()).join("c3");
     fs::create_dir_all(work).unwrap();
     world.start().await;
+    world.check_empty().await;
+}
+
+fn exit_of_c1(namespace: &Namespace, exit: TaskExit) -> Envelope {
+    let event = pack(&TaskExit { container_id: "c1".into(), id: "c1".into(), ..exit });
+    let topic = "/tasks/exit".into();
+    Envelope { timestamp: SystemTime::now(), namespace: namespace.clone(), topic, event }
+}
+
+/// As when the daemon was away for long: the shim of an earlier task is not
+/// done with telling its exit when another has the id.
+async fn a_late_exit_of_an_earlier_task_is_not_this_ones(shim: &Path) {
+    let world = World::new(shim).await;
+    let (tasks, ns, c1) = (world.tasks(), &world.namespace, id("c1"));
+    let pid = world.run("c1", "exec sleep 1000").await;
+    let exit = |pid| exit_of_c1(ns, TaskExit { pid, ..Default::default() });
+    assert!(tasks.observe(&exit(pid + 1)).await);
+    assert!(!world.bundle("c1").join("told-exit.json").exists(), "it was kept as this one's");
+    tasks.kill(ns, &c1, None, 9, false, patient()).await.unwrap();
+    eventually("the exit event", || world.exits() == [("c1".to_owned(), 137)]).await;
+    assert!(tasks.observe(&exit(pid + 1)).await);
+    assert!(!tasks.observe(&exit(pid)).await, "it was told");
+    tasks.delete(ns, &c1, patient()).await.unwrap();
+    world.check_empty().await;
+}
+
+/// The shim tells it again as soon as the daemon listens, which is before it
+/// has looked for its tasks.
+async fn an_exit_is_not_told_again_when_it_came_before_its_task(shim: &Path) {
+    let mut world = World::new(shim).await;
+    let (go, ns, c1) = (world.directory.path().join("image/go"), world.namespace.clone(), id("c1"));
+    let pid = world.run("c1", "while ! [ -e /go ]; do sleep 0.05; done; exit 9").await;
+    world.stop().await;
+    fs::write(go, "").unwrap();
+    eventually("the exit", || is_dead(pid)).await;
+    world.start().await;
+    let state = world.tasks().state(&ns, &c1, None, patient()).await.unwrap();
+    world.stop().await;
+    // It may have been told to this one: the next is not to know.
+    let kept = world.bundle("c1").join("told-exit.json");
+    let _ = fs::remove_file(&kept);
+    let exchange = Arc::new(Exchange::new(event_field));
+    let mut told = exchange.subscribe(&[]).unwrap();
+    let tasks = Tasks::new(world.config.clone(), exchange).unwrap();
+    let exited_at = state.exited_at.map(timestamp);
+    let exit = TaskExit { pid, exit_status: 9, exited_at, ..Default::default() };
+    let event = exit_of_c1(&ns, exit);
+    assert!(tasks.observe(&event).await);
+    tasks.load().await;
+    eventually("the note that it was told", || kept.exists()).await;
+    assert!(!tasks.observe(&event).await, "it was told");
+    tasks.delete(&ns, &c1, patient()).await.unwrap();
+    tasks.settled().await;
+    assert!(futures::poll!(pin!(told.next())).is_pending(), "the daemon told it, too");
     world.check_empty().await;
 }
