@@ -13,6 +13,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::content::{self, CHUNK, Part};
+use crate::unique::unique_part;
 use crate::{Client, Error};
 
 /// Pieces that wait on each side of the compressor.
@@ -24,8 +25,7 @@ pub(crate) async fn gzip(client: &Client, digest: &Digest) -> Result<(Digest, u6
     let (raw, unpacked) = mpsc::channel(PIECES_MAX);
     let (packed, parts) = mpsc::channel(PIECES_MAX);
     let packing = tokio::task::spawn_blocking(move || pack(unpacked, packed));
-    let now = jiff::Timestamp::now().as_nanosecond();
-    let reference = format!("compress-{}-{now}-{digest}", std::process::id());
+    let reference = format!("compress-{}-{digest}", unique_part());
     let writing = content::write(client, &reference, 0, ReceiverStream::new(parts));
     let reading = async {
         let request = api::ReadContentRequest { digest: digest.to_string(), ..Default::default() };

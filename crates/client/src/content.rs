@@ -5,6 +5,7 @@ use davit_protocols::grpc::containerd::services::content::v1 as api;
 use davit_types::{Digest, ErrorKind, Labels};
 use tokio_stream::{Stream, StreamExt};
 
+use crate::unique::unique_part;
 use crate::{Client, Error};
 
 /// What is sent in one message, in bytes; containerd's clients send as much.
@@ -30,6 +31,16 @@ pub(crate) async fn read(client: &Client, digest: &Digest) -> Result<(Vec<u8>, L
         bytes.extend_from_slice(&part?.data);
     }
     Ok((bytes, info.labels))
+}
+
+/// The length of a blob in bytes; `None` when there is no such blob.
+pub(crate) async fn size(client: &Client, digest: &Digest) -> Result<Option<u64>, Error> {
+    let request = api::InfoRequest { digest: digest.to_string() };
+    match client.content().info(request).await.map_err(Error::from) {
+        Ok(answer) => Ok(Some(answer.into_inner().info.unwrap_or_default().size as u64)),
+        Err(Error::Daemon { kind: ErrorKind::NotFound, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// A piece of a blob on its way to the daemon.
@@ -96,7 +107,8 @@ pub(crate) async fn write_whole(
     let mut parts: Vec<Part> =
         chunks.map(|at| Part::Data(bytes.slice(at..size.min(at + CHUNK)))).collect();
     parts.push(Part::End(digest.clone()));
-    let reference = format!("write-{digest}");
+    // Others may be writing the same; nothing is gone on with here.
+    let reference = format!("write-{}-{digest}", unique_part());
     write(client, &reference, size as u64, tokio_stream::iter(parts)).await?;
     set_labels(client, digest.to_string(), labels).await
 }

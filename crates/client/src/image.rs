@@ -8,13 +8,14 @@ use davit_protocols::grpc::containerd::services::diff::v1::ApplyRequest;
 use davit_protocols::grpc::containerd::services::images::v1 as images;
 use davit_protocols::grpc::containerd::services::images::v1::GetImageRequest;
 use davit_protocols::grpc::containerd::services::snapshots::v1 as snapshots;
-use davit_protocols::grpc::containerd::types::Descriptor;
+use davit_protocols::grpc::containerd::types::{Descriptor, Mount};
 use davit_types::platform::Matcher;
-use davit_types::{Algorithm, Digest, ErrorKind, Labels, Platform};
+use davit_types::{Algorithm, Digest, ErrorKind, Kind, Labels, Platform};
 use oci_spec::image::ImageConfiguration;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::unique::unique_part;
 use crate::{Client, Error, Lease, content};
 
 /// How deep indexes may be nested.
@@ -23,6 +24,9 @@ const DEPTH: usize = 4;
 /// What a lease is taken for at most while an image is unpacked; as long as an
 /// import's, and for the same reasons.
 const LEASE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
+/// How often a key is made up that no snapshot has.
+const KEYS_TRIED: usize = 3;
 
 /// An image, as far as this platform is concerned.
 #[derive(Clone, Debug)]
@@ -63,8 +67,8 @@ impl Image {
     }
 
     /// As [`Image::of`]; `None` where there is nothing to unpack here: in what
-    /// has no image's configuration or no layers, as artifacts have not, and in
-    /// images for other platforms.
+    /// has no image's configuration or no layers, as artifacts have not, in
+    /// images for other platforms, and where an index came without this one's.
     ///
     /// # Errors
     /// As [`Image::get`], but for what is no image.
@@ -74,7 +78,7 @@ impl Image {
         target: &Descriptor,
     ) -> Result<Option<Self>, Error> {
         let target: Digest = target.digest.parse().map_err(|e| Error::invalid(name, e))?;
-        let Some(manifest) = manifest(client, name, &target).await? else { return Ok(None) };
+        let (Some(manifest), _) = search(client, name, &target).await? else { return Ok(None) };
         if !is_config(manifest["config"]["mediaType"].as_str().unwrap_or_default()) {
             return Ok(None);
         }
@@ -182,14 +186,9 @@ impl Image {
         parent: &str,
         name: &str,
     ) -> Result<(), Error> {
-        let key = format!("extract-{}-{number} {name}", std::process::id());
-        let prepare = snapshots::PrepareSnapshotRequest {
-            snapshotter: snapshotter.to_owned(),
-            key: key.clone(),
-            parent: parent.to_owned(),
-            ..Default::default()
+        let Some((key, mounts)) = prepare(client, snapshotter, parent, name).await? else {
+            return Ok(());
         };
-        let mounts = client.snapshots().prepare(prepare).await?.into_inner().mounts;
         let result = self.fill_layer(client, snapshotter, number, &key, name, mounts).await;
         if result.is_err() {
             let remove =
@@ -207,7 +206,7 @@ impl Image {
         number: usize,
         key: &str,
         name: &str,
-        mounts: Vec<davit_protocols::grpc::containerd::types::Mount>,
+        mounts: Vec<Mount>,
     ) -> Result<(), Error> {
         let layer = &self.layers[number];
         let apply = ApplyRequest { diff: Some(layer.clone()), mounts, ..Default::default() };
@@ -291,6 +290,33 @@ fn reference(snapshotter: &str) -> String {
     format!("containerd.io/gc.ref.snapshot.{snapshotter}")
 }
 
+/// Makes an active snapshot on `parent` to become the committed one `name`: its
+/// key, and what to mount. `None` when somebody else has made that one.
+async fn prepare(
+    client: &Client,
+    snapshotter: &str,
+    parent: &str,
+    name: &str,
+) -> Result<Option<(String, Vec<Mount>)>, Error> {
+    let mut tried = 1;
+    loop {
+        let key = format!("extract-{} {name}", unique_part());
+        let request = snapshots::PrepareSnapshotRequest {
+            snapshotter: snapshotter.to_owned(),
+            key: key.clone(),
+            parent: parent.to_owned(),
+            ..Default::default()
+        };
+        match client.snapshots().prepare(request).await.map_err(Error::from) {
+            Ok(answer) => return Ok(Some((key, answer.into_inner().mounts))),
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            Err(_) if exists(client, snapshotter, name).await? => return Ok(None),
+            Err(error) if tried == KEYS_TRIED => return Err(error),
+            Err(_) => tried += 1,
+        }
+    }
+}
+
 async fn exists(client: &Client, snapshotter: &str, key: &str) -> Result<bool, Error> {
     let request =
         snapshots::StatSnapshotRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
@@ -306,10 +332,27 @@ pub fn architecture() -> String {
     Platform::host().architecture
 }
 
+/// The manifest for this machine, if there is one; not found when there should
+/// be, and it is missing.
+async fn manifest(client: &Client, name: &str, target: &Digest) -> Result<Option<Value>, Error> {
+    let (found, missing) = search(client, name, target).await?;
+    match missing {
+        Some(error) if found.is_none() => Err(error),
+        _ => Ok(found),
+    }
+}
+
 /// Follows indexes to the manifest for this machine, if there is one, by
 /// containerd's rules (`images.Manifest`): the best one that says so, or the
-/// first whose configuration does.
-async fn manifest(client: &Client, name: &str, target: &Digest) -> Result<Option<Value>, Error> {
+/// first whose configuration does. What of an index is not there, since only
+/// other platforms were wanted of it, is passed over; the first error of these
+/// comes along.
+async fn search(
+    client: &Client,
+    name: &str,
+    target: &Digest,
+) -> Result<(Option<Value>, Option<Error>), Error> {
+    let mut missing = None;
     let matcher = Matcher::host();
     let mut seen = HashSet::new();
     // The next one last, with whether its platform is known and how deep it is.
@@ -321,13 +364,19 @@ async fn manifest(client: &Client, name: &str, target: &Digest) -> Result<Option
         if !seen.insert(at.clone()) {
             continue;
         }
-        let (bytes, _) = content::read(client, &at).await?;
+        let bytes = match content::read(client, &at).await {
+            Err(error) if depth > 0 && error.kind() == ErrorKind::NotFound => {
+                missing.get_or_insert(error);
+                continue;
+            }
+            other => other?.0,
+        };
         let document: Value =
             serde_json::from_slice(&bytes).map_err(|e| Error::invalid(at.as_str(), e))?;
         let Some(entries) = document["manifests"].as_array() else {
             // What an index does not say, the configuration does.
             if known || matcher.matches(&configured(client, name, &document).await?) {
-                return Ok(Some(document));
+                return Ok((Some(document), missing));
             }
             continue;
         };
@@ -338,7 +387,7 @@ async fn manifest(client: &Client, name: &str, target: &Digest) -> Result<Option
             pending.push((digest(name, entry)?, platform(entry).is_some(), depth + 1));
         }
     }
-    Ok(None)
+    Ok((None, missing))
 }
 
 /// Bytes of all layers that the manifest for this machine names, also where it

@@ -2,7 +2,8 @@
 //! tar, also compressed by gzip or zstd.
 //!
 //! Blobs go to the daemon as they are met, and documents are read from there
-//! again. At the end every manifest must have all that it refers to.
+//! again. At the end every manifest must have all that it refers to, but for
+//! layers that others may not be given.
 
 mod tree;
 
@@ -20,6 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::archive::{Contents, File, Saved, digest_of, invalid};
 use crate::image::{self, Image};
 use crate::naming::{Found, Naming};
+use crate::unique::unique_part;
 use crate::{Client, Error, Lease, compress, content};
 use tree::{Tree, references};
 
@@ -67,9 +69,9 @@ pub struct Options {
 /// when `stop` is done first; the future must run on a tokio runtime.
 ///
 /// # Errors
-/// [`Error::Invalid`] for what is no archive or lacks something that it refers
-/// to, naming it; [`Error::Stopped`]; otherwise what the daemon answers. What
-/// was written is dropped with the lease.
+/// [`Error::Invalid`] for what is no archive or refers to something that is
+/// neither in it nor in the store, naming it; [`Error::Stopped`]; otherwise what
+/// the daemon answers. What was written is dropped with the lease.
 pub async fn archive(
     client: &Client,
     archive: impl Read + Send + 'static,
@@ -129,9 +131,7 @@ fn blob(
     size: u64,
 ) -> Result<Digest, Error> {
     let (sender, receiver) = mpsc::channel(2);
-    // Not the name of an ingest that an import left behind that was killed.
-    let now = jiff::Timestamp::now().as_nanosecond();
-    let reference = format!("import-{}-{now}-{path}", std::process::id());
+    let reference = format!("import-{}-{path}", unique_part());
     let task_client = client.clone();
     let writing = handle.spawn(async move {
         content::write(&task_client, &reference, size, ReceiverStream::new(receiver)).await

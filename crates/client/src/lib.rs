@@ -33,6 +33,7 @@ mod lease;
 pub mod naming;
 pub mod spec;
 pub mod transfer;
+mod unique;
 pub mod user;
 
 pub use connection::{Client, Metadata};

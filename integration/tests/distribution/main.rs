@@ -5,6 +5,7 @@
 mod archives;
 mod artifacts;
 mod chunked;
+mod imports;
 mod platforms;
 mod proxies;
 mod referrers;

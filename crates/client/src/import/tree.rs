@@ -1,9 +1,10 @@
-//! What an archive's documents refer to must be in it.
+//! What an archive's documents refer to must be in it, or in the store already.
 
 use std::collections::HashSet;
 
 use davit_distribution::manifest::Document;
 use davit_distribution::pull::DEPTH_MAX;
+use davit_distribution::pull::names::is_non_distributable;
 use davit_types::{Descriptor, Digest, Labels};
 
 use super::{is_document, parse};
@@ -39,32 +40,49 @@ impl<'a> Tree<'a> {
             }
             let (bytes, _) = content::read(self.client, &node.digest).await?;
             let document = parse(node.digest.as_str(), &node.media_type, &bytes)?;
-            for child in document.entries() {
-                // An archive may hold one platform of several.
-                let there = self.met.blob(child.blob.digest.as_str()).is_some();
-                if there || !is_document(&child.blob.media_type) {
-                    self.check(&child.blob)?;
-                    open.push((child.blob.clone(), depth + 1));
-                }
-            }
+            // First, so that what is found in the store below is not collected.
             let labels = references(&document);
             content::set_labels(self.client, node.digest.to_string(), &labels).await?;
+            for child in document.entries() {
+                if self.met.blob(child.blob.digest.as_str()).is_some() {
+                    self.check(&child.blob)?;
+                    open.push((child.blob.clone(), depth + 1));
+                } else {
+                    self.check_absent(&child.blob).await?;
+                }
+            }
         }
         Ok(())
     }
 
-    /// Checks that a blob is there, and as long as is promised.
+    /// Checks that a blob is in the archive, and as long as is promised.
     fn check(&self, blob: &Descriptor) -> Result<(), Error> {
-        let digest = blob.digest.as_str();
-        let file = self.met.blob(digest);
-        let file =
-            file.ok_or_else(|| Error::invalid(digest, "referred to, but not in the archive"))?;
-        if file.size != blob.size {
-            let reason = format!("{} bytes, but {} are promised", file.size, blob.size);
-            return Err(Error::invalid(digest, reason));
-        }
-        Ok(())
+        let file = self.met.blob(blob.digest.as_str()).ok_or_else(|| lacking(blob))?;
+        is_long(blob, file.size)
     }
+
+    /// Checks that a blob may be absent from the archive: it may hold one
+    /// platform of several, without what others may not be given or have got.
+    async fn check_absent(&self, blob: &Descriptor) -> Result<(), Error> {
+        if is_document(&blob.media_type) || is_non_distributable(&blob.media_type) {
+            return Ok(());
+        }
+        let size = content::size(self.client, &blob.digest).await?;
+        is_long(blob, size.ok_or_else(|| lacking(blob))?)
+    }
+}
+
+fn lacking(blob: &Descriptor) -> Error {
+    let reason = "referred to, but not in the archive nor in the store";
+    Error::invalid(blob.digest.as_str(), reason)
+}
+
+fn is_long(blob: &Descriptor, size: u64) -> Result<(), Error> {
+    if size != blob.size {
+        let reason = format!("{size} bytes, but {} are promised", blob.size);
+        return Err(Error::invalid(blob.digest.as_str(), reason));
+    }
+    Ok(())
 }
 
 /// containerd's labels for what a document refers to.
