@@ -415,12 +415,27 @@ pub struct Pull {
     pub image: String,
 }
 
+const PUSH_HELP: &str = "\
+A pull fetches an image for this machine, a push sends it for all platforms:
+fetch it with `davit pull --all-platforms` first, or push with --platform. An
+index goes with its list of all platforms, which some registries refuse when
+they do not have each.
+
+Examples:
+  davit push registry.example/app:1
+  davit push --platform linux/amd64 busybox registry.example/busybox:1";
+
 /// `davit push`.
 #[derive(Debug, Args)]
+#[command(after_help = PUSH_HELP)]
 pub struct Push {
     /// How to reach the registry.
     #[command(flatten)]
     pub remote: Remote,
+    /// Send the image for this platform, such as linux/arm64; may be repeated
+    /// [default: all]
+    #[arg(long, value_name = "PLATFORM", value_parser = parse::platform)]
+    pub platform: Vec<Platform>,
     /// The image
     pub image: String,
     /// Where it is sent [default: where its name says]
@@ -438,7 +453,8 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXPORT_HELP)]
 pub struct Export {
-    /// The archive; `-` for standard output
+    /// The archive; `-` for standard output. A file is replaced once the new
+    /// one is whole
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub output: PathBuf,
     /// Take the image for this platform; may be repeated

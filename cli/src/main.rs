@@ -7,6 +7,7 @@ mod container;
 mod error;
 mod events;
 mod exec;
+mod export;
 mod gc;
 mod image;
 mod inspect;
@@ -88,7 +89,7 @@ async fn perform(arguments: Arguments) -> Result<u8, Error> {
         Command::Images(args) => image::images(client, args, format).await,
         Command::Pull(args) => transfer::pull(client, *args, format).await,
         Command::Push(args) => transfer::push(client, *args, format).await,
-        Command::Export(args) => transfer::export(client, args, format).await,
+        Command::Export(args) => export::export(client, args, format).await,
         Command::Import(args) => image::import(client, args, format).await,
         Command::Rmi(args) => image::remove(client, args, format).await,
         Command::Tag(args) => image::tag(client, args, format).await,

@@ -1,6 +1,8 @@
 //! Signals that davit receives, as a stream.
 
-use std::io;
+use std::future::poll_fn;
+use std::task::Poll;
+use std::{fs, io};
 
 use nix::sys::signal::Signal as Number;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -17,10 +19,11 @@ const FORWARDED: [Number; 6] = [
     Number::SIGUSR2,
 ];
 
-/// From when it is made on, signals do not end davit but come out of here.
+/// From when it is made on, signals do not end davit but come out of here. Those
+/// that davit was started to ignore stay ignored, as `nohup` wants it.
 #[derive(Debug)]
 pub struct Signals {
-    forwarded: [Signal; 6],
+    forwarded: Vec<(Number, Signal)>,
     resized: Signal,
 }
 
@@ -39,31 +42,29 @@ impl Signals {
     /// # Errors
     /// When the system has no descriptors left.
     pub fn catch() -> Result<Self, Error> {
-        let failed = || Error::io("cannot catch signals");
-        let of = |number: Number| signal(SignalKind::from_raw(number as i32));
-        let [a, b, c, d, e, f] = FORWARDED;
+        let ignored = ignored();
+        let wanted = FORWARDED.into_iter().filter(|number| !is_in(ignored, *number));
+        let of = |number: Number| Ok((number, signal(SignalKind::from_raw(number as i32))?));
         let all = || -> io::Result<Self> {
             Ok(Self {
-                forwarded: [of(a)?, of(b)?, of(c)?, of(d)?, of(e)?, of(f)?],
+                forwarded: wanted.map(of).collect::<io::Result<_>>()?,
                 resized: signal(SignalKind::window_change())?,
             })
         };
-        all().map_err(failed())
+        all().map_err(Error::io("cannot catch signals"))
     }
 
     /// The next one. Cancelling loses none.
     pub async fn next(&mut self) -> Received {
-        let [a, b, c, d, e, f] = &mut self.forwarded;
-        let index = tokio::select! {
-            _ = a.recv() => 0,
-            _ = b.recv() => 1,
-            _ = c.recv() => 2,
-            _ = d.recv() => 3,
-            _ = e.recv() => 4,
-            _ = f.recv() => 5,
-            _ = self.resized.recv() => return Received::Resized,
-        };
-        Received::Forward(FORWARDED[index] as u32)
+        poll_fn(|context| {
+            for (number, signal) in &mut self.forwarded {
+                if signal.poll_recv(context).is_ready() {
+                    return Poll::Ready(Received::Forward(*number as u32));
+                }
+            }
+            self.resized.poll_recv(context).map(|_| Received::Resized)
+        })
+        .await
     }
 
     /// The next one that asks davit to end.
@@ -78,5 +79,33 @@ impl Signals {
                 _ => {}
             }
         }
+    }
+}
+
+/// The signals that are ignored, a bit each (proc(5), `SigIgn`). None where
+/// there is no /proc: they then come out like the others.
+fn ignored() -> u64 {
+    mask(&fs::read_to_string("/proc/self/status").unwrap_or_default())
+}
+
+fn mask(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default()
+}
+
+fn is_in(mask: u64, signal: Number) -> bool {
+    mask >> (signal as u32 - 1) & 1 == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_read_from_a_mask() {
+        let mask = mask("Name:\tdavit\nSigBlk:\tffffffffffffffff\nSigIgn:\t0000000000001003\n");
+        assert!(is_in(mask, Number::SIGHUP) && is_in(mask, Number::SIGINT));
+        assert!(!is_in(mask, Number::SIGQUIT) && !is_in(mask, Number::SIGTERM));
+        assert_eq!(super::mask("Name:\tdavit\n"), 0);
     }
 }

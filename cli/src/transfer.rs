@@ -1,19 +1,16 @@
-//! Images from and to registries and archives: `davit pull`, `push`,
-//! `export`.
+//! Images from and to registries: `davit pull`, `push`.
 
-use std::fs::{self, File};
-use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::fs;
 
 use davit_client::transfer::{self, Registry, types};
 use davit_client::{Client, image::Image};
 use davit_protocols::grpc::containerd::services::images::v1 as images;
 use davit_types::platform::Matcher;
-use davit_types::{Platform, Reference};
+use davit_types::{ErrorKind, Platform, Reference};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::args::{Export, Format, Pull, Push, Remote};
+use crate::args::{Format, Pull, Push, Remote};
 use crate::container::Defaults;
 use crate::image;
 use crate::login::Logins;
@@ -147,21 +144,58 @@ async fn has_platform(client: &Client, name: &str, wanted: &Platform) -> Result<
 pub async fn push(client: &Client, push: Push, format: Format) -> Result<u8, Error> {
     let name = image::full_name(client, &push.image).await?;
     let reference = reference(push.to.as_deref().unwrap_or(&name))?;
+    for wanted in &push.platform {
+        has_platform(client, &name, wanted).await?;
+    }
     let place = Place::of(&reference, &push.remote)?;
     let logins = Logins::of(&reference, &push.remote)?;
     let mut signals = Signals::catch()?;
     let mut progress = Progress::new(format);
-    let pushing = transfer::push(
+    let pushing = transfer::push_platforms(
         client,
         &name,
+        &push.platform,
         &place.registry,
         async |request| logins.answer(request).await,
         |report| progress.tell(report),
     );
     let result = stoppable(pushing, &mut signals).await;
     progress.end();
-    result.map_err(|error| logins.explain(error))?;
+    match result {
+        Err(error) if push.platform.is_empty() && error.kind() == ErrorKind::NotFound => {
+            return Err(lacks_platforms(client, &name, error).await);
+        }
+        other => other.map_err(|error| logins.explain(error))?,
+    }
     print(client, format, &name).await
+}
+
+/// Says with a push that found something missing what that is, when it is the
+/// content of other platforms: a pull leaves it where it was.
+async fn lacks_platforms(client: &Client, name: &str, error: Error) -> Error {
+    let Ok(here) = transfer::here(client, name).await else { return error };
+    let list = |platforms: &[Platform]| {
+        platforms.iter().map(Platform::to_string).collect::<Vec<_>>().join(", ")
+    };
+    if here.missing.is_empty() {
+        return error;
+    }
+    let options: String =
+        here.whole.iter().map(|platform| format!(" --platform {platform}")).collect();
+    let or_less = match options.as_str() {
+        "" => String::new(),
+        _ => format!(
+            "\nOr push what is here, if the registry takes an index without the rest: \
+             davit push{options} …"
+        ),
+    };
+    Error::usage(format!(
+        "{name} is not here for all of its platforms, but lacks {} ({})\n\
+         Fetch all of it first, by the name that it was pulled by: \
+         davit pull --all-platforms …{or_less}",
+        list(&here.missing),
+        error.message(),
+    ))
 }
 
 async fn print(client: &Client, format: Format, name: &str) -> Result<u8, Error> {
@@ -180,7 +214,10 @@ async fn print(client: &Client, format: Format, name: &str) -> Result<u8, Error>
 }
 
 /// Does `work` until a signal asks for the end; dropping it tells the daemon.
-async fn stoppable<T, E>(
+///
+/// # Errors
+/// Those of `work`, or [`Error::Interrupted`].
+pub async fn stoppable<T, E>(
     work: impl Future<Output = Result<T, E>>,
     signals: &mut Signals,
 ) -> Result<T, Error>
@@ -191,78 +228,4 @@ where
         result = work => Ok(result?),
         signal = signals.ending() => Err(Error::Interrupted { signal }),
     }
-}
-
-/// `davit export`.
-///
-/// # Errors
-/// What the daemon answers, or the file's. A file that is not whole is
-/// removed.
-pub async fn export(client: &Client, export: Export, format: Format) -> Result<u8, Error> {
-    let mut names = Vec::new();
-    for name in &export.images {
-        names.push(image::full_name(client, name).await?);
-    }
-    let options = types::ImageExportStream {
-        platforms: export.platform.iter().cloned().map(Into::into).collect(),
-        all_platforms: export.all_platforms,
-        ..Default::default()
-    };
-    let mut signals = Signals::catch()?;
-    if export.output.as_os_str() == "-" {
-        let mut out = io::stdout();
-        if out.is_terminal() {
-            return Err(Error::usage("an archive is nothing for a terminal; give a file"));
-        }
-        let mut progress = Progress::new(format);
-        let out = (&mut out, "standard output");
-        write(client, &names, options, out, &mut progress, &mut signals).await?;
-        return Ok(0);
-    }
-    let path = &export.output;
-    let text = path.display().to_string();
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let mut file = tempfile::Builder::new()
-        .prefix(".davit-export-")
-        .tempfile_in(directory.unwrap_or(Path::new(".")))
-        .map_err(Error::io(text.clone()))?;
-    let mut progress = Progress::new(format);
-    let out = (file.as_file_mut(), text.as_str());
-    write(client, &names, options, out, &mut progress, &mut signals).await?;
-    publish(file, path)?;
-    output::names(format, "image", names.iter().map(String::as_str))?;
-    Ok(0)
-}
-
-/// Gives a whole file its name, and the mode that a new file has.
-fn publish(file: tempfile::NamedTempFile, path: &Path) -> Result<(), Error> {
-    let failed = || Error::io(path.display().to_string());
-    let file = file.persist(path).map_err(|error| failed()(error.error))?;
-    readable(&file).and_then(|()| file.sync_all()).map_err(failed())
-}
-
-fn readable(file: &File) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(fs::Permissions::from_mode(0o644))
-}
-
-async fn write(
-    client: &Client,
-    names: &[String],
-    options: types::ImageExportStream,
-    (out, name): (&mut impl Write, &str),
-    progress: &mut Progress,
-    signals: &mut Signals,
-) -> Result<(), Error> {
-    let mut written = 0;
-    let exporting = transfer::export(client, names, options, async |bytes| {
-        out.write_all(&bytes).map_err(Error::io(name))?;
-        written += bytes.len() as u64;
-        progress.archive("exporting", written, None);
-        Ok::<_, Error>(())
-    });
-    stoppable(exporting, signals).await?;
-    progress.archive("complete", written, None);
-    progress.end();
-    out.flush().map_err(Error::io(name))
 }

@@ -276,6 +276,35 @@ fn an_import_that_is_interrupted_leaves_nothing() {
     assert_eq!(must(&mut daemon.davit(&["images", "-q"])), "");
 }
 
+/// As under `nohup`.
+#[test]
+fn a_hang_up_that_is_ignored_ends_nothing() {
+    let daemon = Daemon::start(Server::Davit);
+    let archive = daemon.path("image.tar");
+    image::write_archive(&archive).expect("the directory is writable");
+    let bytes = fs::read(&archive).expect("it was written");
+    let davit = daemon.davit(&["import", "-"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
+    command.arg(davit.get_program()).args(davit.get_args());
+    command.envs(davit.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("sh");
+    let mut stdin = child.stdin.take().expect("piped");
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    stdin.write_all(first).expect("it is read");
+    wait_for("a lease", 20, || {
+        (!daemon.ctr_ok(Client::Ctr16, &["leases", "ls", "-q"]).is_empty()).then_some(())
+    });
+    let pid = child.id().try_into().expect("a pid fits");
+    signal(pid, Signal::SIGHUP);
+    let ended = stdin.write_all(second);
+    drop(stdin);
+    let (code, out, err) = end(child);
+    ended.expect(&err);
+    assert_eq!((code, out), (Some(0), format!("{}\n", image::NAME)), "{err}");
+}
+
 /// Nobody is left to end its lease, which ends by itself, within a day as with
 /// `ctr`; until then another import finds what is there.
 #[test]

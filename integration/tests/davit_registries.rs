@@ -107,6 +107,35 @@ fn images_come_from_registries_and_go_there() {
     seat.fails(&["pull", "some/UPPER"], "some/UPPER");
 }
 
+/// A pull fetches one platform's layers, a push wants those of all.
+#[test]
+fn pushes_say_which_platforms_are_not_here() {
+    let (seat, registry) = (Seat::new(), Registry::start());
+    let index = Layout::of(&layout::INDEX);
+    let name = index.push(&registry, "index:1");
+    seat.ok(&["pull", &name]);
+    let other = Registry::start();
+    let copy = other.reference("copy:1");
+    seat.ok(&["tag", &name, &copy]);
+    for text in
+        ["lacks linux/arm64", "davit pull --all-platforms", "davit push --platform linux/amd64"]
+    {
+        seat.fails(&["push", &copy], text);
+    }
+    seat.fails(&["push", "--platform", "linux/riscv64", &copy], "only for linux/amd64");
+    let third = Registry::start();
+    // As with ctr, the index goes as it is: this registry wants all of it.
+    let words = ["push", "--platform", "linux/amd64", &copy, &third.reference("copy:1")];
+    seat.fails(&words, "manifest blob unknown");
+    let there = |digest: &String| third.blob(digest.trim_start_matches("sha256:")).exists();
+    assert!(index.layers("amd64").iter().all(there));
+    // The first one is another on every platform.
+    assert!(!there(&index.layers("arm64")[0]));
+    seat.ok(&["pull", "--all-platforms", "--no-unpack", &name]);
+    seat.ok(&["push", &copy]);
+    assert_eq!(other.digest("copy:1"), index.digest());
+}
+
 /// No byte of a blob goes to a registry that has it in another repository.
 #[test]
 fn a_registry_takes_blobs_from_its_other_repositories() {

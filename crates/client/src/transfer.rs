@@ -2,19 +2,24 @@
 //! store, registries and archives, with progress. Works on davitd and on
 //! containerd 2.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use davit_distribution::manifest::Document;
+use davit_distribution::pull::names::{is_index, is_manifest};
+use davit_protocols::grpc::containerd::services::content::v1 as content;
 use davit_protocols::grpc::containerd::services::streaming::v1::StreamInit;
 use davit_protocols::grpc::containerd::services::transfer::v1::{TransferOptions, TransferRequest};
 pub use davit_protocols::grpc::containerd::types::transfer as types;
+use davit_types::{Descriptor, ErrorKind, Platform};
 use prost::Message;
 use prost_types::Any;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::{Client, Error};
+use crate::{Client, Error, image};
 
 /// Messages to the daemon that may wait to be sent, for each stream.
 const PENDING_MAX: usize = 16;
@@ -117,11 +122,93 @@ pub async fn push(
     login: impl AsyncFnMut(types::AuthRequest) -> types::AuthResponse,
     told: impl FnMut(types::Progress),
 ) -> Result<(), Error> {
+    push_platforms(client, name, &[], registry, login, told).await
+}
+
+/// As [`push`], but of an index only what is for `platforms`, and what does not
+/// say what it is for; all of it without any. The index itself goes as it is.
+///
+/// # Errors
+/// As [`pull`].
+pub async fn push_platforms(
+    client: &Client,
+    name: &str,
+    platforms: &[Platform],
+    registry: &Registry,
+    login: impl AsyncFnMut(types::AuthRequest) -> types::AuthResponse,
+    told: impl FnMut(types::Progress),
+) -> Result<(), Error> {
     let streams = Streams::open(client).await?;
-    let store = types::ImageStore { name: name.to_owned(), ..Default::default() };
+    let store = types::ImageStore {
+        name: name.to_owned(),
+        platforms: platforms.iter().cloned().map(Into::into).collect(),
+        ..Default::default()
+    };
     let to = registry.source(&streams.auth.id);
     let request = streams.request(pack("ImageStore", &store), to);
     run(client, request, streams, login, told).await
+}
+
+/// The platforms that an image's index lists, by what is here of them.
+#[derive(Clone, Debug, Default)]
+pub struct Here {
+    /// Those of which all content is here.
+    pub whole: Vec<Platform>,
+    /// The others; attestations are unknown/unknown.
+    pub missing: Vec<Platform>,
+}
+
+/// Looks for all that the image called `name` refers to. There are no platforms
+/// where the name leads to no index.
+///
+/// # Errors
+/// Not found when there is no image, or nothing of it; [`Error::Invalid`] for
+/// documents that make no sense.
+pub async fn here(client: &Client, name: &str) -> Result<Here, Error> {
+    let root = Descriptor::try_from(image::target(client, name).await?)
+        .map_err(|error| Error::invalid(name, error))?;
+    let mut here = Here::default();
+    if !is_index(&root.media_type) {
+        return Ok(here);
+    }
+    for entry in document(client, &root).await?.entries() {
+        let Some(platform) = &entry.platform else { continue };
+        let side = match is_whole(client, &entry.blob).await? {
+            true => &mut here.whole,
+            false => &mut here.missing,
+        };
+        if !side.contains(platform) {
+            side.push(platform.clone());
+        }
+    }
+    Ok(here)
+}
+
+/// Whether `root` and all that it refers to is here.
+async fn is_whole(client: &Client, root: &Descriptor) -> Result<bool, Error> {
+    let mut seen = HashSet::new();
+    let mut pending = vec![root.clone()];
+    while let Some(blob) = pending.pop() {
+        if !seen.insert(blob.digest.clone()) {
+            continue;
+        }
+        let info = content::InfoRequest { digest: blob.digest.to_string() };
+        match client.content().info(info).await.map_err(Error::from) {
+            Err(Error::Daemon { kind: ErrorKind::NotFound, .. }) => return Ok(false),
+            other => other?,
+        };
+        if is_index(&blob.media_type) || is_manifest(&blob.media_type) {
+            let document = document(client, &blob).await?;
+            pending.extend(document.entries().map(|entry| entry.blob.clone()));
+        }
+    }
+    Ok(true)
+}
+
+async fn document(client: &Client, blob: &Descriptor) -> Result<Document, Error> {
+    let (bytes, _) = crate::content::read(client, &blob.digest).await?;
+    Document::parse(&blob.media_type, &bytes)
+        .map_err(|error| Error::invalid(blob.digest.as_str(), error))
 }
 
 /// Has the daemon write an archive of `images`, as `options` say, and hands

@@ -1,13 +1,17 @@
 //! `davit export`, read by others.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use davit_integration::docker::{Docker, Version};
 use davit_integration::layout::{self, Layout, Recipe};
 use davit_integration::registry::Registry;
-use davit_integration::{Client, Daemon, Server, must};
+use davit_integration::{Client, Daemon, Server, must, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 
 use crate::seat::Seat;
 
@@ -140,4 +144,129 @@ fn several_images_and_what_is_not_there() {
         .filter(|name| name.starts_with(".davit-export"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+fn make_fifo(path: &Path) {
+    mkfifo(path, Mode::from_bits_truncate(0o600)).expect("the directory is writable");
+}
+
+/// Nodes of our own: one that is replaced is nobody else's.
+#[test]
+fn what_is_no_file_is_written_to() {
+    let (seat, _registry, _layout, name) = pulled(&layout::SMALL);
+    let place = |name: &str| seat.daemon.path(name);
+    seat.ok(&["export", "-o", &text(&place("file.tar")), &name]);
+    let whole = fs::read(place("file.tar")).expect("it was written");
+
+    let (null, full) = (place("null"), place("full"));
+    for (node, minor) in [(&null, "3"), (&full, "7")] {
+        must(Command::new("mknod").arg(node).args(["c", "1", minor]));
+    }
+    assert_eq!(seat.ok(&["export", "-o", &text(&null), &name]), format!("{name}\n"));
+    seat.fails(&["export", "-o", &text(&full), &name], "No space left on device");
+    for node in [&null, &full] {
+        let kind = fs::symlink_metadata(node).expect("it is there").file_type();
+        assert!(kind.is_char_device(), "{node:?}");
+    }
+
+    let fifo = place("fifo");
+    make_fifo(&fifo);
+    let mut child = seat.davit(&["export", "-o", &text(&fifo), &name]).spawn().expect("davit");
+    let reading = std::thread::spawn(move || fs::read(&fifo));
+    assert!(child.wait().expect("it was started").success());
+    wait_for("the archive's end", 20, || reading.is_finished().then_some(()));
+    let read = reading.join().expect("reading does not panic").expect("it is there");
+    assert!(read == whole, "{} bytes", read.len());
+
+    // Standard output by another name: nothing follows the archive.
+    let link = place("stdout");
+    symlink("/proc/self/fd/1", &link).expect("the directory is writable");
+    let piped = seat.davit(&["export", "-o", &text(&link), &name]).output().expect("davit");
+    assert!(piped.status.success() && piped.stdout == whole, "{} bytes", piped.stdout.len());
+}
+
+#[test]
+fn files_keep_their_modes_and_links() {
+    let (seat, _registry, _layout, name) = pulled(&layout::SMALL);
+    let place = |name: &str| seat.daemon.path(name);
+    let mode = |name: &str| {
+        let meta = fs::symlink_metadata(place(name)).expect("it is there");
+        assert!(meta.is_file() && meta.len() > 100_000, "{name}");
+        meta.permissions().mode() & 0o7777
+    };
+    let export = |umask: &str, file: &str| {
+        let mut command = Command::new("sh");
+        let script = "umask $0; exec \"$@\"";
+        let davit = seat.davit(&["export", "-o", &text(&place(file)), &name]);
+        command.args(["-c", script, umask]).arg(davit.get_program()).args(davit.get_args());
+        let set = davit.get_envs().filter_map(|(key, value)| Some((key, value?)));
+        must(command.envs(set));
+    };
+    export("077", "private");
+    assert_eq!(mode("private"), 0o600);
+    export("002", "shared");
+    assert_eq!(mode("shared"), 0o664);
+    for kept in [0o600, 0o640] {
+        fs::set_permissions(place("shared"), Permissions::from_mode(kept)).expect("it is ours");
+        export("022", "shared");
+        assert_eq!(mode("shared"), kept);
+    }
+
+    fs::create_dir(place("below")).expect("the directory is writable");
+    fs::write(place("below/old"), "old").expect("the directory is writable");
+    for (link, file) in [("one", "below/old"), ("two", "below/new")] {
+        symlink(file, place(link)).expect("the directory is writable");
+        export("022", link);
+        assert!(place(link).is_symlink(), "{link}");
+        assert_eq!(mode(file), 0o644);
+    }
+}
+
+/// A disk that fills up takes nothing of the archive that was there.
+#[test]
+fn a_full_disk_leaves_the_old_file_whole() {
+    let (seat, _registry, _layout, name) = pulled(&layout::SMALL);
+    let disk = seat.daemon.path("disk");
+    fs::create_dir(&disk).expect("the directory is writable");
+    must(Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&disk));
+    let file = disk.join("file.tar");
+    fs::write(&file, "old").expect("there is room");
+    let mut command = seat.davit(&["export", "-o", &text(&file), &name]);
+    let output = command.output().expect("davit can be started");
+    let (left, old) = (fs::read_dir(&disk).expect("it is there").count(), fs::read(&file));
+    must(Command::new("umount").arg(&disk));
+    assert_eq!(output.status.code(), Some(125));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("No space left on device"));
+    assert_eq!((left, old.expect("it is there").as_slice()), (1, &b"old"[..]));
+}
+
+fn ends_by(mut child: Child, signal: Signal) {
+    kill(Pid::from_raw(child.id() as i32), signal).expect("it runs");
+    let ended = wait_for("davit has ended", 20, || child.try_wait().expect("it was started"));
+    assert_eq!(ended.code(), Some(128 + signal as i32));
+}
+
+#[test]
+fn signals_end_an_export_that_nobody_reads() {
+    let (seat, _registry, _layout, name) = pulled(&layout::SMALL);
+    let mut export = seat.davit(&["export", &name]);
+    let mut child = export.stdout(Stdio::piped()).spawn().expect("davit can be started");
+    let pipe = child.stdout.take().expect("piped");
+    wait_for("the pipe is full", 20, || {
+        let there = rustix::io::ioctl_fionread(&pipe).expect("it is a pipe");
+        (there > 60_000).then_some(())
+    });
+    ends_by(child, Signal::SIGTERM);
+
+    let fifo = seat.daemon.path("fifo");
+    make_fifo(&fifo);
+    let child = seat.davit(&["export", "-o", &text(&fifo), &name]).spawn().expect("davit");
+    let status = format!("/proc/{}/status", child.id());
+    wait_for("davit hears of signals", 20, || {
+        let status = fs::read_to_string(&status).expect("it runs");
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a mask");
+        let mask = u64::from_str_radix(mask.trim(), 16).expect("a number");
+        (mask >> (Signal::SIGINT as u32 - 1) & 1 == 1).then_some(())
+    });
+    ends_by(child, Signal::SIGINT);
 }
