@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use davit_protocols::ttrpc::{process, task};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use protobuf::well_known_types::empty::Empty;
-use runc_harness::{Bundle, Daemon, Reader, exec, fifo, install, wait_for, write, writer};
+use runc_harness::{Bundle, Daemon, Reader, Shim, exec, fifo, install, wait_for, write, writer};
 
 with_each_runtime! {
     a_terminal_is_copied_both_ways, the_size_changes, output_at_the_exit_is_complete,
@@ -251,6 +251,19 @@ fn rest(mut client: File) -> String {
     rest
 }
 
+/// Runs a container to its end, for a client that has not read anything yet.
+fn run_for_slow_client(shim: &mut Shim<'_>, bundle: &Bundle, runtime: &str) -> File {
+    let out = fifo(shim.daemon, "out");
+    let client = slow_client(&out);
+    shim.run(&task::CreateTaskRequest {
+        stdout: text(&out),
+        terminal: true,
+        ..bundle.create(runtime)
+    });
+    shim.wait(&bundle.id, "").unwrap();
+    client
+}
+
 fn a_slow_client_gets_the_end_of_an_exec(runtime: &str) {
     let daemon = Daemon::new();
     let bundle = daemon.bundle(&["sleep", "1000"]);
@@ -277,14 +290,7 @@ fn a_slow_client_gets_the_end_of_a_container(runtime: &str) {
     let daemon = Daemon::new();
     let bundle = with_terminal(&daemon, &LINES);
     let mut shim = daemon.start(&bundle);
-    let out = fifo(&daemon, "out");
-    let client = slow_client(&out);
-    shim.run(&task::CreateTaskRequest {
-        stdout: text(&out),
-        terminal: true,
-        ..bundle.create(runtime)
-    });
-    shim.wait(&bundle.id, "").unwrap();
+    let client = run_for_slow_client(&mut shim, &bundle, runtime);
     let slow = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(500));
         rest(client)
@@ -298,14 +304,7 @@ fn deleting_does_not_wait_for_nobody(runtime: &str) {
     let daemon = Daemon::new();
     let bundle = with_terminal(&daemon, &LINES);
     let mut shim = daemon.start(&bundle);
-    let out = fifo(&daemon, "out");
-    let client = slow_client(&out);
-    shim.run(&task::CreateTaskRequest {
-        stdout: text(&out),
-        terminal: true,
-        ..bundle.create(runtime)
-    });
-    shim.wait(&bundle.id, "").unwrap();
+    let client = run_for_slow_client(&mut shim, &bundle, runtime);
     drop(client);
     let begun = Instant::now();
     shim.delete(&bundle.id, "").unwrap();

@@ -9,17 +9,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use davit_distribution::manifest::Document;
 use davit_distribution::pull::names::{is_index, is_manifest};
-use davit_protocols::grpc::containerd::services::content::v1 as content;
 use davit_protocols::grpc::containerd::services::streaming::v1::StreamInit;
 use davit_protocols::grpc::containerd::services::transfer::v1::{TransferOptions, TransferRequest};
 pub use davit_protocols::grpc::containerd::types::transfer as types;
-use davit_types::{Descriptor, ErrorKind, Platform};
+use davit_types::{Descriptor, Platform};
 use prost::Message;
 use prost_types::Any;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::{Client, Error, image};
+use crate::{Client, Error, content, image};
 
 /// Messages to the daemon that may wait to be sent, for each stream.
 const PENDING_MAX: usize = 16;
@@ -192,11 +191,9 @@ async fn is_whole(client: &Client, root: &Descriptor) -> Result<bool, Error> {
         if !seen.insert(blob.digest.clone()) {
             continue;
         }
-        let info = content::InfoRequest { digest: blob.digest.to_string() };
-        match client.content().info(info).await.map_err(Error::from) {
-            Err(Error::Daemon { kind: ErrorKind::NotFound, .. }) => return Ok(false),
-            other => other?,
-        };
+        if content::size(client, &blob.digest).await?.is_none() {
+            return Ok(false);
+        }
         if is_index(&blob.media_type) || is_manifest(&blob.media_type) {
             let document = document(client, &blob).await?;
             pending.extend(document.entries().map(|entry| entry.blob.clone()));
@@ -206,7 +203,7 @@ async fn is_whole(client: &Client, root: &Descriptor) -> Result<bool, Error> {
 }
 
 async fn document(client: &Client, blob: &Descriptor) -> Result<Document, Error> {
-    let (bytes, _) = crate::content::read(client, &blob.digest).await?;
+    let (bytes, _) = content::read(client, &blob.digest).await?;
     Document::parse(&blob.media_type, &bytes)
         .map_err(|error| Error::invalid(blob.digest.as_str(), error))
 }

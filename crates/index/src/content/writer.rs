@@ -391,7 +391,7 @@ impl ContentWriter {
         }
         let digest = self.digest();
         let busy = self.store.pending.enter(&digest);
-        let mut shares = false;
+        let shares = matches!(self.bytes, Bytes::Shared(_));
         match self.bytes {
             Bytes::Own(writer) => match writer.commit(size, expected) {
                 // Another namespace has it; that this one gets it is news.
@@ -408,7 +408,6 @@ impl ContentWriter {
             // ingest that kept it.
             Bytes::Shared(blob) => {
                 self.store.backend.whole_reader(&blob.digest, blob.size)?;
-                shares = true;
             }
         }
         let (namespace, reference) = (self.namespace, self.reference);
