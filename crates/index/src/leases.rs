@@ -243,6 +243,18 @@ fn find(
     Ok(Some((lease, if references::is_flat(&labels) { Via::Flat } else { Via::Lease })))
 }
 
+/// The lease that a call came with, as [`find`] tells of it.
+///
+/// # Errors
+/// `NotFound` when it does not exist.
+pub(crate) fn require(
+    connection: &Connection,
+    namespace: &Namespace,
+    id: &LeaseId,
+) -> Result<(i64, Via)> {
+    find(connection, namespace, id)?.ok_or_else(|| Error::NotFound("lease does not exist".into()))
+}
+
 /// Makes `lease`, if there is one, hold a thing that need not exist yet;
 /// whether there is one.
 ///
@@ -256,8 +268,7 @@ pub(crate) fn hold(
     key: &str,
 ) -> Result<bool> {
     let Some(id) = lease else { return Ok(false) };
-    let (lease, via) = find(connection, namespace, id)?
-        .ok_or_else(|| Error::NotFound("lease does not exist".into()))?;
+    let (lease, via) = require(connection, namespace, id)?;
     objects::refer(connection, lease, &Reference { kind, key: key.to_owned(), via })?;
     Ok(true)
 }

@@ -269,10 +269,8 @@ impl Commit {
     /// the directory of the active snapshot.
     pub(super) fn check(&self, connection: &Connection) -> Result<SnapshotId> {
         let Self { namespace, snapshotter, key, .. } = self;
-        if let Some(lease) = &self.lease
-            && objects::find(connection, namespace, Kind::Lease, lease.as_str())?.is_none()
-        {
-            return Err(Error::NotFound("lease does not exist".into()));
+        if let Some(lease) = &self.lease {
+            leases::require(connection, namespace, lease)?;
         }
         let row = require(connection, namespace, snapshotter, key)?;
         require_active(&row, key)?;
